@@ -1,0 +1,118 @@
+"""What the environment says, as Django settings.
+
+One reader for two users: the reference site's own settings, and the layer that a deployment puts over
+anybody's project (there this file is copied as ``djorm_site_environment``). No Django import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off", ""}
+# The session variables that bound how long a statement may wait for a lock: rows, then table definitions.
+LOCK_WAITS = ("innodb_lock_wait_timeout", "lock_wait_timeout")
+
+
+class EnvironmentProblem(ValueError):
+    """A variable of the environment holds something that cannot be used."""
+
+
+def flag(name: str, default: bool = False, env: Mapping[str, str] = os.environ) -> bool:
+    value = env.get(name)
+    if value is None:
+        return default
+    if value.strip().lower() in TRUE:
+        return True
+    if value.strip().lower() in FALSE:
+        return False
+    raise EnvironmentProblem(f"{name}={value!r}: neither true nor false; set it to true or false")
+
+
+def number(name: str, default: int | None = None, env: Mapping[str, str] = os.environ) -> int | None:
+    value = env.get(name, "").strip()
+    if not value:
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise EnvironmentProblem(f"{name}={value!r}: not a whole number") from None
+
+
+def words(name: str, default: str = "", env: Mapping[str, str] = os.environ) -> list[str]:
+    """A comma-separated list."""
+    return [word.strip() for word in env.get(name, default).split(",") if word.strip()]
+
+
+def database(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One entry of DATABASES. What the project already says in `over` stays unless we must decide it."""
+    result: dict[str, Any] = dict(over or {})
+    engine = result.get("ENGINE", "")
+    # A project may use a class derived from Django's (GIS, metrics): it stays, the pool grafts onto it.
+    if "mysql" not in engine:
+        engine = "django.db.backends.mysql"
+    socket = env.get("DATABASE_SOCKET", "")
+    result.update(
+        ENGINE=env.get("DATABASE_ENGINE") or engine,
+        NAME=env.get("DATABASE_NAME", ""),
+        USER=env.get("DATABASE_USER", ""),
+        PASSWORD=env.get("DATABASE_PASSWORD", ""),
+        # Django takes a HOST that begins with a slash for a unix socket.
+        HOST=socket or env.get("DATABASE_HOST", ""),
+        PORT="" if socket else env.get("DATABASE_PORT", ""),
+        # The pool keeps connections; a connection kept by a thread as well would be one the pool lacks.
+        CONN_MAX_AGE=0,
+        CONN_HEALTH_CHECKS=False,
+    )
+    if "mysql" not in result["ENGINE"]:
+        return result
+    options = dict(result.get("OPTIONS") or {})
+    options.setdefault("charset", "utf8mb4")
+    options.setdefault("connect_timeout", number("DATABASE_CONNECT_TIMEOUT", 5, env))
+    if env.get("DATABASE_ISOLATION"):
+        options["isolation_level"] = env["DATABASE_ISOLATION"].lower().replace("-", " ")
+    else:
+        options.setdefault("isolation_level", "read committed")
+    ca = env.get("DATABASE_CA", "")
+    if ca and not socket:
+        # Certificate and name are checked; a plain REQUIRED would accept anybody's certificate.
+        options["ssl"] = {**(options.get("ssl") or {}), "ca": ca}
+        options["ssl_mode"] = "VERIFY_IDENTITY"
+    wait = number("DATABASE_LOCK_WAIT_TIMEOUT", None, env)
+    if wait is not None:
+        if wait < 1:
+            raise EnvironmentProblem(f"DATABASE_LOCK_WAIT_TIMEOUT={wait}: must be at least 1 second")
+        ours = "SET SESSION " + ", ".join(f"{name} = {wait}" for name in LOCK_WAITS)
+        theirs = (options.get("init_command") or "").strip().rstrip(";")
+        if not theirs:
+            options["init_command"] = ours
+        elif theirs.upper().startswith("SET ") and " TRANSACTION " not in theirs.upper():
+            # One statement only: the client library runs init_command as a single query.
+            options["init_command"] = theirs + ", " + ours.removeprefix("SET ")
+    result["OPTIONS"] = options
+    return result
+
+
+def databases(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """DATABASES as a whole: ours is `default`, other aliases only lose their per-thread connections."""
+    result = {
+        alias: {**entry, "CONN_MAX_AGE": 0} for alias, entry in (over or {}).items() if alias != "default"
+    }
+    result["default"] = database(env, (over or {}).get("default"))
+    return result
+
+
+def pool_options(env: Mapping[str, str] = os.environ) -> dict[str, int]:
+    """DJORM_POOL_OPTIONS; the article's values where the environment is silent."""
+    return {
+        "pool_size": number("POOL_SIZE", 20, env),
+        "max_overflow": number("POOL_MAX_OVERFLOW", 0, env),
+        "recycle": number("POOL_RECYCLE", 3600, env),
+        "timeout": number("POOL_TIMEOUT", 10, env),
+    }
+
+
+def pool_pessimistic(env: Mapping[str, str] = os.environ) -> bool:
+    return flag("POOL_PESSIMISTIC", True, env)

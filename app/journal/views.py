@@ -1,0 +1,94 @@
+"""The workload: write a row, list the newest rows."""
+
+import json
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+
+from journal.models import Entry, new_reference
+
+PAGE = 50
+FIELDS = ("text", "source", "reference")
+
+
+class Refused(ValueError):
+    """What the client sent cannot be stored."""
+
+
+def submitted(request: HttpRequest) -> dict[str, str]:
+    """The fields of a write, from JSON or from a form."""
+    if request.content_type == "application/json":
+        try:
+            data = json.loads(request.body or b"{}")
+        except ValueError:
+            raise Refused("the body is not JSON") from None
+        if not isinstance(data, dict):
+            raise Refused("the body must be a JSON object")
+    else:
+        data = request.POST.dict()
+        data.pop("csrfmiddlewaretoken", None)
+    unknown = sorted(set(data) - set(FIELDS))
+    if unknown:
+        raise Refused(f"unknown field {', '.join(unknown)}; known are {', '.join(FIELDS)}")
+    if not all(isinstance(value, str) for value in data.values()):
+        raise Refused("every field must be text")
+    return data
+
+
+def as_dict(entry: Entry) -> dict:
+    return {
+        "id": entry.pk,
+        "created": entry.created.isoformat(),
+        "source": entry.source,
+        "text": entry.text,
+        "reference": entry.reference,
+    }
+
+
+# Writers are programs without a session; there is no cookie that a foreign page could abuse.
+@method_decorator(csrf_exempt, name="dispatch")
+class Entries(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        entries = Entry.objects.all()
+        before = request.GET.get("before", "")
+        # Pages by key, not by offset: the thousandth page costs what the first does.
+        if before.isdecimal():
+            entries = entries.filter(pk__lt=min(int(before), 2**63 - 1))
+        reference = request.GET.get("reference")
+        if reference:
+            entries = entries.filter(reference=reference)
+        rows = list(entries[: PAGE + 1])
+        older = rows[PAGE - 1].pk if len(rows) > PAGE else None
+        rows = rows[:PAGE]
+        if request.GET.get("format") == "json" or not request.accepts("text/html"):
+            return JsonResponse({"entries": [as_dict(row) for row in rows], "before": older})
+        return render(request, "journal/entries.html", {"entries": rows, "older": older})
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        try:
+            data = submitted(request)
+            entry = Entry(
+                text=data.get("text", ""),
+                source=data.get("source", ""),
+                reference=data.get("reference") or new_reference(),
+            )
+            # The database itself sees to uniqueness: a look beforehand would be a query that proves nothing.
+            entry.clean_fields()
+        except Refused as problem:
+            return JsonResponse({"error": str(problem)}, status=400)
+        except ValidationError as problem:
+            return JsonResponse({"error": problem.message_dict}, status=400)
+        try:
+            with transaction.atomic():
+                entry.save(force_insert=True)
+        except IntegrityError:
+            stored = Entry.objects.filter(reference=entry.reference).first()
+            if stored is None:
+                raise
+            return JsonResponse(as_dict(stored), status=200)
+        return JsonResponse(as_dict(entry), status=201)
