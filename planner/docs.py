@@ -193,8 +193,8 @@ def memory_table():
     for flavor in versions.FLAVORS:
         for profile in settings.PROFILES:
             parts.append(
-                f"{versions.NAMES[flavor]} {versions.ASSUMED[flavor]}, a host of its own, 200 connections, profile "
-                f"`{profile}` (bold: not the article's, or lowered below the server's default):\n"
+                f"{versions.NAMES[flavor]} {versions.ASSUMED[flavor]}, a host of its own, 200 connections, "
+                f"profile `{profile}` (bold: changed to fit):\n"
             )
             head = ("host", "at most", *(f"`{name}`" for name in FITTED))
             parts.append(table(head, fits(flavor, 200, profile)))

@@ -30,18 +30,22 @@ PER_CONNECTION = (
     "read_rnd_buffer_size",
     "binlog_cache_size",
 )
-# What is lowered, in this order, each down to its floor before the next one is touched: first what the
-# article did not set, then buffers that cost a query some speed, the buffer pool last.
+# What is lowered, in this order, each down to its floor before the next one is touched: first to the
+# servers' own defaults, then to what is small but works; the buffer pool late, sorting last.
 ORDER = (
     ("temptable_max_ram", 64 * MIB),
-    ("sort_buffer_size", 256 * KIB),
+    ("tmp_table_size", 16 * MIB),
     ("read_rnd_buffer_size", 256 * KIB),
+    ("sort_buffer_size", 256 * KIB),
     ("tmp_table_size", 1 * MIB),
     ("binlog_cache_size", 32 * KIB),
     ("read_buffer_size", 128 * KIB),
     ("join_buffer_size", 128 * KIB),
     ("innodb_log_buffer_size", 4 * MIB),
     ("innodb_buffer_pool_size", 64 * MIB),
+    ("temptable_max_ram", 16 * MIB),
+    ("sort_buffer_size", 64 * KIB),
+    ("read_rnd_buffer_size", 64 * KIB),
 )
 
 

@@ -372,6 +372,9 @@ class Resolver:
                 )
         for name in ("tmp_table_size", "max_heap_table_size"):
             self.derive(name, table, why)
+        if self.flavor == "mysql" and self.host.get("memory_bytes"):
+            share = max(16 * units.MIB, min(units.GIB, self.room() // 16 // units.MIB * units.MIB))
+            self.derive("temptable_max_ram", share, "a sixteenth of the memory that may be used, 1G at most")
         if want:
             self.derive("thread_cache_size", min(16384, max(16, want)), f"one for each of {want} connections")
             self.derive(

@@ -243,18 +243,32 @@ def test_the_sum_agrees_with_a_naive_model(server, connections):
     assert not [row for row in result["settings"] if row["origin"] == "fit"]
 
 
+@pytest.mark.parametrize("gib", [1, 2, 4, 16, 64])
 @server
-def test_lowered_in_the_stated_order(flavor, version):
-    order = [name for name, _ in memory.ORDER]
-    result = resolve({}, flavor, version, {"memory_bytes": 4 * GIB}, {"connections": 200})
-    lowered = {row["name"] for row in result["settings"] if row["origin"] == "fit"} - {"max_heap_table_size"}
-    assert lowered
-    last = max(order.index(name) for name in lowered)
-    floors = dict(memory.ORDER)
-    for name in order[:last]:  # everything before the last one is at its floor
-        if name in rows(result) and not (flavor == "mysql" and name == "tmp_table_size"):
-            assert value(result, name) == floors[name], name
-    assert value(result, "innodb_buffer_pool_size") == 256 * 2**20
+def test_lowered_in_the_stated_order(flavor, version, gib):
+    result = resolve({}, flavor, version, {"memory_bytes": gib * GIB}, {"connections": 200})
+    start = {row["name"]: row["value"] for row in resolve({}, flavor, version, {}, {})["settings"]}
+    start.update(
+        {"sort_buffer_size": (256 if flavor == "mysql" else 2048) * 1024, "join_buffer_size": 256 * 1024}
+    )
+    start["temptable_max_ram"] = GIB
+    end = {**start, **{row["name"]: row["value"] for row in result["settings"]}}
+    steps = [
+        (name, floor)
+        for name, floor in memory.ORDER
+        if name != ("tmp_table_size" if flavor == "mysql" else "temptable_max_ram")
+    ]
+    begun = [
+        i
+        for i, (name, _) in enumerate(steps)
+        if end[name] < min([start[name]] + [f for n, f in steps[:i] if n == name])
+    ]
+    for name, floor in steps[
+        : max(begun, default=0)
+    ]:  # everything before the last step begun is at its floor
+        assert end[name] <= max(floor, 0), name
+    if gib >= 4:
+        assert end["innodb_buffer_pool_size"] == 256 * 2**20
 
 
 def test_explicit_memory_is_kept_and_the_others_give_way():
