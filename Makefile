@@ -1,0 +1,53 @@
+# Thin: each target is a line or two that calls the tool which does the work.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+OS ?= mysql
+INVENTORY ?= inventories/sandbox
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## system packages and .venv (the other targets call it)
+	@tools/setup
+
+setup-sandbox:
+	@tools/setup --sandbox
+
+demo: setup-sandbox ## start one throw-away host and deploy on it; OS=mysql|debian13|debian12
+	@tools/step "start the host ($(OS))" ansible-playbook playbooks/sandbox.yml -e sandbox_demo=$(OS)
+	@ansible-playbook playbook.yml
+	@ansible-playbook playbooks/report.yml
+
+demo-down: setup-sandbox ## remove the demo's host and everything it left
+	@tools/step "remove the host" ansible-playbook playbooks/sandbox.yml -e sandbox_state=absent -e sandbox_remove_images=true
+
+deploy: setup ## deploy to real hosts over SSH; INVENTORY=inventories/NAME
+	@ansible-playbook -i $(INVENTORY) playbook.yml
+
+plan: setup ## the connection budget and the parameters, no host touched; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/plan.yml
+
+verify: setup ## prove that what is declared is what runs, read-only; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml
+
+test: setup-sandbox ## what CI runs: lint, unit, pool on real servers, core scenarios (under 45 min)
+	@tools/run-tests core
+
+test-fast: setup ## lint and unit tests, in seconds
+	@tools/run-tests fast
+
+test-long: setup-sandbox ## what takes longer: everything above, and version matrices, conformance, mutants
+	@tools/run-tests long
+
+lock: setup ## make requirements.txt and app/requirements*.txt again from the .in files
+	@tools/lock
+
+clean: ## forget .venv and .cache
+	@rm -rf .venv .cache
+
+.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long lock clean

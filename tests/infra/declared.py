@@ -1,0 +1,59 @@
+"""What the inventory declares, host by host, and how its hosts are reached.
+
+``playbooks/verify.yml`` resolves it and hands it over as JSON, in the file that the environment variable
+DECLARED names::
+
+    {"hosts": {NAME: {"groups": [...], "connection": {"host", "port", "user", "key", "args", "type"},
+                      "plan": {...}, "mysql": {...}, "django_app": {...}, "web": {...}}}}
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from urllib.parse import quote
+
+import pytest
+import testinfra
+
+
+@functools.cache
+def load() -> dict:
+    """The declared state; a usage error of pytest where there is none."""
+    path = os.environ.get("DECLARED")
+    if not path:
+        raise pytest.UsageError(
+            "DECLARED is not set: these tests compare a deployment with what its inventory declares; "
+            "run them with `make verify INVENTORY=inventories/NAME`"
+        )
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def names_in(*groups: str) -> list[str]:
+    """The names of the hosts that are in one of GROUPS."""
+    return [name for name, host in load()["hosts"].items() if set(groups) & set(host["groups"])]
+
+
+def hosts_in(*groups: str) -> pytest.MarkDecorator:
+    """Run a test once for every host in one of GROUPS; it takes the fixture ``host``."""
+    return pytest.mark.parametrize("host", names_in(*groups), indirect=True)
+
+
+@functools.cache
+def connect(name: str) -> testinfra.host.Host:
+    """A testinfra host (commands run as root) for inventory host NAME."""
+    connection = load()["hosts"][name]["connection"]
+    if connection["type"] == "local":
+        return testinfra.get_host("local://", sudo=os.geteuid() != 0)
+    user = f"{connection['user']}@" if connection.get("user") else ""
+    options = ["controlpersist=60"]
+    if connection.get("key"):
+        options.append("ssh_identity_file=" + quote(connection["key"], safe=""))
+    if connection.get("args"):
+        options.append("ssh_extra_args=" + quote(connection["args"], safe=""))
+    return testinfra.get_host(
+        f"ssh://{user}{connection['host']}:{connection.get('port') or 22}?{'&'.join(options)}",
+        sudo=connection.get("user") != "root",
+    )
