@@ -44,10 +44,13 @@ test-fast: setup ## lint and unit tests, in seconds
 test-long: setup-sandbox ## what takes longer: everything above, and version matrices, conformance, mutants
 	@tools/run-tests long
 
+bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes nothing, on each host
+	@python bench/deploy.py
+
 lock: setup ## make requirements.txt and app/requirements*.txt again from the .in files
 	@tools/lock
 
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long bench-deploy lock clean

@@ -1,0 +1,177 @@
+"""Wrong input to the main job, on a host that is deployed and serves (scenario `reject`).
+
+Each case runs the real ``playbook.yml`` and asks for three things: it fails, its message has the words that
+help, and what was there before still stands and serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+INVENTORY = os.environ.get("REJECT_INVENTORY", "")
+HOST = "reject-1"
+FIXTURES = ROOT / "tests" / "fixtures"
+
+# What a run that changes nothing leaves alone: files, the running processes, the release in use.
+STATE = r"""
+find /etc/mysql /etc/systemd/system /etc/nginx -xdev -type f -print0 | sort -z | xargs -0 sha256sum
+systemctl show --property=Id,MainPID,ActiveState mariadb.service nginx.service
+readlink -f /srv/*/current
+"""
+
+
+@pytest.fixture(scope="session")
+def inventory() -> dict:
+    """The scenario's host, as ansible-inventory resolves it."""
+    if not INVENTORY:
+        raise pytest.UsageError("REJECT_INVENTORY is not set: run `molecule test -s reject`")
+    out = subprocess.run(
+        ["ansible-inventory", "-i", INVENTORY, "--host", HOST],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(out.stdout)
+
+
+def on_host(script: str) -> str:
+    """Run SCRIPT as root on the host."""
+    out = subprocess.run(
+        [
+            "ansible",
+            "-i",
+            INVENTORY,
+            HOST,
+            "-b",
+            "-m",
+            "ansible.builtin.raw",
+            "-a",
+            f"sh -c {shlex.quote(script)}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stdout + out.stderr
+    return out.stdout
+
+
+def serves(inventory: dict) -> bool:
+    """The site answers with a query through the pool."""
+    with urllib.request.urlopen(f"http://{inventory['ansible_host']}/readyz", timeout=10) as answer:
+        return answer.status == 200
+
+
+def deploy(variables: dict) -> tuple[int, str]:
+    """Run the main job with VARIABLES laid over the inventory: (exit status, all output on one line)."""
+    run = subprocess.run(
+        ["ansible-playbook", "-i", INVENTORY, "playbook.yml", "-e", json.dumps(variables)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+    )
+    return run.returncode, " ".join((run.stdout + run.stderr).split())
+
+
+def refused(variables: dict, inventory: dict, *words: str) -> str:
+    """Deploy VARIABLES; it must be refused with WORDS, and the old state must stand and serve."""
+    before = on_host(STATE)
+    status, output = deploy(variables)
+    assert status != 0, f"accepted: {variables}"
+    for word in words:
+        assert word in output, f"{word!r} is not in the message:\n{output[-3000:]}"
+    assert on_host(STATE) == before
+    assert serves(inventory)
+    return output
+
+
+BEFORE_ANY_HOST = [
+    ({"mysql_max_conections": 100}, ["mysql_max_conections", "mysql_max_connections"]),
+    ({"django_app_worker": 4}, ["django_app_worker", "django_app_workers"]),
+    ({"web_read_timeouts": 60}, ["web_read_timeouts", "web_read_timeout"]),
+    ({"django_app_workers": ["two"]}, ["django_app_workers", "two"]),
+    ({"mysql_max_connections": 0}, ["mysql_max_connections", "0"]),
+    ({"mysql_max_connections": "many"}, ["mysql_max_connections", "many"]),
+    ({"mysql_innodb_buffer_pool_size": "256Q"}, ["mysql_innodb_buffer_pool_size", "256Q"]),
+    ({"mysql_transaction_isolation": "READ-SOMETIMES"}, ["mysql_transaction_isolation", "READ-COMMITTED"]),
+    ({"django_app_pool_size": 2000}, ["django_app_pool_size", "max_connections"]),
+    ({"django_app_pool_size": 0}, ["django_app_pool_size"]),
+    ({"django_app_pool_max_overflow": -1}, ["django_app_pool_max_overflow"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"), BEFORE_ANY_HOST, ids=lambda v: str(v) if isinstance(v, dict) else ""
+)
+def test_refused_before_any_host_is_reached(variables, words, inventory):
+    # An address that nobody has: had a host been asked first, the run would say that it was not reached.
+    output = refused({**variables, "ansible_host": "10.89.77.254"}, inventory, HOST, *words)
+    assert "not reached" not in output
+    assert "UNREACHABLE" not in output
+
+
+def test_gone_variable(inventory):
+    refused({"mysql_innodb_log_files_in_group": 3}, inventory, HOST, "mysql_innodb_log_files_in_group")
+
+
+def test_unreachable_host(inventory):
+    refused(
+        {"ansible_host": "10.89.77.254", "ansible_ssh_timeout": 3},
+        inventory,
+        HOST,
+        "not reached",
+        "ansible_host",
+    )
+
+
+def test_unsupported_os(inventory):
+    on_host(
+        "cp --preserve /etc/os-release /etc/os-release.kept; "
+        "sed --follow-symlinks -i 's/^VERSION_ID=.*/VERSION_ID=\"9\"/; s/(trixie)/(stretch)/' /etc/os-release; "
+        "mv /etc/debian_version /etc/debian_version.kept; echo 9.13 >/etc/debian_version"
+    )
+    try:
+        refused({}, inventory, HOST, "not supported", "Debian 12")
+    finally:
+        on_host("cp /etc/os-release.kept /etc/os-release; mv /etc/debian_version.kept /etc/debian_version")
+
+
+def test_variable_that_only_the_server_rejects(inventory):
+    refused({"mysql_extra_settings": {"no_such_variable": 1}}, inventory, HOST, "no_such_variable")
+
+
+def test_lower_case_table_names_of_existing_data(inventory):
+    refused({"mysql_lower_case_table_names": 1}, inventory, HOST, "lower_case_table_names")
+
+
+def test_project_that_does_not_import(inventory, tmp_path):
+    project = tmp_path / "broken"
+    project.mkdir()
+    (project / "manage.py").write_text("")
+    (project / "brokensite").mkdir()
+    (project / "brokensite" / "__init__.py").write_text("")
+    (project / "brokensite" / "settings.py").write_text("import no_such_module_at_all\n")
+    (project / "brokensite" / "wsgi.py").write_text("")
+    refused(
+        {"django_app_source": str(project), "django_app_settings_module": "brokensite.settings"},
+        inventory,
+        HOST,
+        "no_such_module_at_all",
+    )
+
+
+def test_second_run_after_all_that_changes_nothing(inventory):
+    status, output = deploy({})
+    assert status == 0, output[-3000:]
+    assert "changed=0" in output
+    assert serves(inventory)
