@@ -90,6 +90,7 @@ def process() -> dict[str, Any]:
         "host": socket.gethostname(),
         "unit": os.path.basename(os.environ.get("RUNTIME_DIRECTORY", "")),
         "release": release(),
+        "config": os.environ.get("DJANGO_APP_CONFIG", ""),
         "threads": threading.active_count(),
         "uptime": round(time.time() - STARTED, 1),
         "declared": {
