@@ -1,0 +1,220 @@
+"""Passwords and certificates on the controller: made once, kept in files of mode 0600, never made again.
+
+Runs on the controller alone, without a round trip to the host.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import ipaddress
+import os
+import secrets
+import string
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+ALPHABET = string.ascii_letters + string.digits
+LENGTH = 32
+RENEW_DAYS = 30
+CA_DAYS, SERVER_DAYS = 3650, 730
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("folder", "passwords", "on_server", "unsure", "tls", "host"))
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        wanted = self._task.args
+        self.folder = os.path.expanduser(wanted["folder"])
+        self.check = self._task.check_mode
+        self.host, self.made = wanted.get("host", ""), []
+        if not self.check:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        with self.alone():
+            self.refuse_orphans(wanted)
+            result["passwords"] = {
+                name: self.password(name, given) for name, given in (wanted.get("passwords") or {}).items()
+            }
+            result["tls"] = self.certificates(wanted["tls"]) if wanted.get("tls") else {}
+        result.update(changed=bool(self.made), made=self.made)
+        return result
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Several hosts are worked on at once; the first one makes a secret, the others read it."""
+        if self.check:
+            yield
+            return
+        with open(os.path.join(self.folder, ".lock"), "w", encoding="ascii") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def read(self, name):
+        try:
+            with open(self.path(name), encoding="utf-8") as handle:
+                return handle.read()
+        except FileNotFoundError:
+            return ""
+
+    def write(self, name, text, mode=0o600):
+        self.made.append(name)
+        if self.check:
+            return
+        handle = os.open(self.path(name) + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+        os.replace(self.path(name) + ".new", self.path(name))
+
+    # --- passwords ---------------------------------------------------------------------------------------
+    def refuse_orphans(self, wanted):
+        """An account that exists has a password that somebody else's controller made."""
+        problems = []
+        for name, given in (wanted.get("passwords") or {}).items():
+            file = f"mysql_{name}_password"
+            if given or self.read(file).strip():
+                continue
+            if name in (wanted.get("on_server") or []):
+                problems.append(
+                    f"{self.host}: mysql_{name}_password: the account is on the server, and this controller "
+                    f"has neither the variable nor {self.path(file)}; mend: copy that file from the "
+                    "controller that made it, or set the variable in your vault. It is never made anew, "
+                    "as the applications would be locked out"
+                )
+            elif wanted.get("unsure"):
+                problems.append(
+                    f"{self.host}: mysql_{name}_password: the server has data but does not answer, so that "
+                    f"nobody can tell whether the account exists, and this controller lacks "
+                    f"{self.path(file)}; mend: start the server, or copy that file here"
+                )
+        if problems:
+            raise AnsibleActionFail("\n".join(problems))
+
+    def password(self, name, given):
+        if given:
+            return str(given)
+        file = f"mysql_{name}_password"
+        text = self.read(file).strip()
+        if not text:
+            text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+            self.write(file, text + "\n")
+        return text
+
+    # --- certificates ------------------------------------------------------------------------------------
+    def certificates(self, tls):
+        """Texts for the server; empty where what it has is good."""
+        state, names = tls.get("state") or {}, [str(name) for name in tls["names"] if name]
+        authority, key = self.read("ca.pem"), self.read("ca-key.pem")
+        if not authority and state.get("verified") and state.get("authority"):
+            authority = state["authority"]  # another controller made it; it is no secret
+            self.write("ca.pem", authority, 0o644)
+        good = (
+            state.get("present")
+            and state.get("verified")
+            and state.get("authority", "").strip() == authority.strip()
+            and state.get("days", 0) >= RENEW_DAYS
+            and set(names) <= set(state.get("names", []))
+        )
+        if good:
+            return {}
+        if authority and not key:
+            raise AnsibleActionFail(
+                f"{self.host}: the server needs a new certificate, and this controller has {self.path('ca.pem')} without "
+                f"its key; mend: copy {self.path('ca-key.pem')} from the controller that made it"
+            )
+        if not authority:
+            authority, key = make_authority()
+            self.write("ca-key.pem", key)
+            self.write("ca.pem", authority, 0o644)
+        self.made.append(f"certificate of {names[0]}")
+        cert, own = make_server(authority, key, names)
+        return {"ca": authority, "cert": cert, "key": own}
+
+
+def _pem(key):
+    from cryptography.hazmat.primitives import serialization as s
+
+    return key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
+
+
+def _builder(subject, issuer, public, days):
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _named(text):
+    from cryptography import x509
+
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text[:64])])
+
+
+def make_authority():
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _named("Database authority")
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    cert = (
+        _builder(name, name, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return cert.public_bytes(serialization.Encoding.PEM).decode(), _pem(key)
+
+
+def make_server(authority, authority_key, names):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    issuer = x509.load_pem_x509_certificate(authority.encode())
+    signer = serialization.load_pem_private_key(authority_key.encode(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    alternatives = []
+    for name in dict.fromkeys(names):
+        # An address goes in as a name, too: older client libraries compare names alone.
+        alternatives.append(x509.DNSName(name))
+        with contextlib.suppress(ValueError):
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
+    cert = (
+        _builder(_named(names[0]), issuer.subject, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False
+        )
+        .sign(signer, hashes.SHA256())
+    )
+    return cert.public_bytes(serialization.Encoding.PEM).decode(), _pem(key)

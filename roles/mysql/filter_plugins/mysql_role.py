@@ -1,0 +1,128 @@
+"""Small adapters of roles/mysql: the role's own settings, and the accounts as the module wants them."""
+
+from ansible.errors import AnsibleFilterError
+
+GROUP, TITLE = "server", "Certificate and administrator's door"
+TLS_VERSIONS = "TLSv1.2,TLSv1.3"
+
+
+def _row(name, value, reason, dynamic=False, compare="equal", variable=""):
+    return {
+        "name": name,
+        "variable": name if variable == "" else variable,
+        "value": value,
+        "file_value": str(value),
+        "origin": "derived",
+        "reason": reason,
+        "dynamic": dynamic,
+        "compare": compare,
+        "role_variable": "mysql_extra_settings",
+        "section": "mysqld",
+        "group": GROUP,
+        "kind": "behaviour",
+        "article": None,
+    }
+
+
+def mysql_with_door(resolved, tls_path, port, connections):
+    """Adds what this role itself decides. A name in mysql_extra_settings wins over ours."""
+    mysql = resolved["flavor"] == "mysql"
+    why = "TLS for other hosts, by an authority of our own"
+    rows = [
+        _row("ssl_ca", f"{tls_path}/ca.pem", why, mysql, "normalised"),
+        _row("ssl_cert", f"{tls_path}/server-cert.pem", why, mysql, "normalised"),
+        _row("ssl_key", f"{tls_path}/server-key.pem", why, mysql, "normalised"),
+        _row("tls_version", TLS_VERSIONS, "nothing older than TLS 1.2", mysql, "normalised"),
+    ]
+    door = "the administrator gets in when all connections are taken"
+    if mysql:
+        rows += [
+            _row("admin_address", "127.0.0.1", door),
+            _row("admin_port", port, door),
+            _row("create_admin_listener_thread", True, door),
+            _row("mysqlx_bind_address", "127.0.0.1", "the X protocol is nobody's business outside"),
+        ]
+        rows[-2]["file_value"] = "ON"
+    else:
+        rows += [
+            _row("extra_port", port, door),
+            _row("extra_max_connections", connections, door, True),
+        ]
+    have = {row["name"].replace("-", "_") for row in resolved["settings"]}
+    own = [row for row in rows if row["name"] not in have]
+    return {
+        **resolved,
+        "settings": resolved["settings"] + own,
+        "groups": {**resolved["groups"], GROUP: TITLE},
+    }
+
+
+def mysql_value(resolved, name, default=None):
+    """One setting's value; the article writes /var/run, which is /run."""
+    for row in resolved["settings"]:
+        if row["name"].replace("-", "_") == name and row.get("section", "mysqld") == "mysqld":
+            value = row["value"]
+            if isinstance(value, str) and value.startswith("/var/run/"):
+                return value[len("/var") :]
+            return value
+    return default
+
+
+def mysql_folders(resolved):
+    """Folders that must be there, and the server's, before it starts."""
+    found = []
+    for row in resolved["settings"]:
+        name, value = row["name"].replace("-", "_"), row["value"]
+        if (
+            not isinstance(value, str)
+            or not value.startswith("/")
+            or row.get("section", "mysqld") != "mysqld"
+        ):
+            continue
+        if name in ("log_error", "slow_query_log_file", "general_log_file"):
+            found.append(value.rsplit("/", 1)[0])
+        elif name == "datadir" and value.rstrip("/") != "/var/lib/mysql":  # the package makes the usual one
+            found.append(value.rstrip("/"))
+    return sorted(set(found))
+
+
+def mysql_accounts(planned, names, passwords, databases, privileges, server_privileges, door_tls=True):
+    """The planned accounts with their rights, and the operator's. `passwords` may be empty (a declaration)."""
+    rows = []
+    own = [{"role": "operator", "host": host} for host in ("localhost", "127.0.0.1")]
+    roles = {entry.get("role") for entry in planned}
+    if "monitor" not in roles:
+        own.append({"role": "monitor", "host": "localhost"})
+    for entry in [*planned, *own]:
+        role = entry.get("role")
+        if role not in names:
+            raise AnsibleFilterError(
+                f"mysql_plan: the account {entry} has no known role ({', '.join(names)})"
+            )
+        rows.append(
+            {
+                "name": entry.get("name") or names[role],
+                "host": entry["host"],
+                "role": role,
+                "max_user_connections": int(entry.get("max_user_connections", 0)),
+                "require_tls": bool(entry.get("require_tls", False)),
+                "databases": [d["name"] for d in databases] if role in privileges else [],
+                "more_databases": ["performance_schema"] if role == "monitor" else [],
+                "privileges": privileges.get(role, []),
+                "server_privileges": server_privileges.get(role, []),
+            }
+        )
+        if passwords:  # for the module, which knows accounts and no roles
+            rows[-1]["password"] = passwords[role]
+            del rows[-1]["role"]
+    return rows
+
+
+class FilterModule:
+    def filters(self):
+        return {
+            "mysql_with_door": mysql_with_door,
+            "mysql_value": mysql_value,
+            "mysql_folders": mysql_folders,
+            "mysql_accounts": mysql_accounts,
+        }

@@ -1,0 +1,349 @@
+#!/usr/bin/python
+"""Databases, accounts, privileges and limits of one server, in one round trip."""
+
+import hashlib
+import os
+import re
+import secrets
+import string
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mysql_role import (
+    Client,
+    SqlError,
+    client_value,
+    named,
+    quoted,
+    read_text,
+    write_text,
+)
+
+DOCUMENTATION = """
+module: mysql_server_accounts
+short_description: Databases and accounts of a MySQL or MariaDB server
+description:
+  - Compares first, so that a second run sends no statement. Passwords never leave this module, the server gets
+    their hashes. Statements go to the client by standard input, as root by the socket.
+options:
+  flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
+  socket: {description: Its Unix socket., type: path, required: true}
+  databases: {description: Databases with their character set., type: list, elements: dict, required: true}
+  accounts: {description: Accounts as they must be., type: list, elements: dict, required: true}
+  managed: {description: Names of which no other account may exist., type: list, elements: str, required: true}
+  client_files: {description: Option files to log in with, type: list, elements: dict}
+author: [the project]
+"""
+EXAMPLES = "# see roles/mysql/tasks/main.yml\n"
+RETURN = "actions: {description: what was done, without secrets, type: list, returned: always}\n"
+
+SALT = string.ascii_letters + string.digits
+ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ORDER = (
+    (0, 10, 20),
+    (21, 1, 11),
+    (12, 22, 2),
+    (3, 13, 23),
+    (24, 4, 14),
+    (15, 25, 5),
+    (6, 16, 26),
+    (27, 7, 17),
+    (18, 28, 8),
+    (9, 19, 29),
+)
+ROUNDS = 5000
+
+
+def sha256_crypt(password, salt):
+    """Drepper's SHA-256 crypt, which caching_sha2_password stores; Python has had none since 3.13."""
+    password, salt = password.encode(), salt.encode()
+    again = hashlib.sha256(password + salt + password).digest()
+    first = hashlib.sha256(password + salt)
+    first.update((again * (len(password) // 32 + 1))[: len(password)])
+    bits = len(password)
+    while bits:
+        first.update(again if bits & 1 else password)
+        bits >>= 1
+    digest = first.digest()
+    p = (hashlib.sha256(password * len(password)).digest() * (len(password) // 32 + 1))[: len(password)]
+    s = (hashlib.sha256(salt * (16 + digest[0])).digest() * (len(salt) // 32 + 1))[: len(salt)]
+    for turn in range(ROUNDS):
+        text = p if turn & 1 else digest
+        if turn % 3:
+            text += s
+        if turn % 7:
+            text += p
+        text += digest if turn & 1 else p
+        digest = hashlib.sha256(text).digest()
+    out = ""
+    for a, b, c in ORDER:
+        number = digest[a] << 16 | digest[b] << 8 | digest[c]
+        for _ in range(4):
+            out += ITOA64[number & 63]
+            number >>= 6
+    number = digest[31] << 8 | digest[30]
+    for _ in range(3):
+        out += ITOA64[number & 63]
+        number >>= 6
+    return out
+
+
+def stored(flavor, password, have=b""):
+    """What the server keeps of this password; with the salt of `have`, so that the two can be compared."""
+    if flavor == "mariadb":
+        once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+        return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+    match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
+    salt = match.group(1).decode("latin-1") if match else "".join(secrets.choice(SALT) for _ in range(20))
+    if any(ord(char) > 126 for char in salt):  # made by the server itself, byte for byte
+        return None
+    return f"$A$005${salt}{sha256_crypt(password, salt)}"
+
+
+PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
+ROOT_PLUGIN = {"mysql": "auth_socket", "mariadb": "unix_socket"}
+
+
+class Accounts:
+    def __init__(self, module):
+        self.module, self.wanted = module, module.params
+        self.flavor = self.wanted["flavor"]
+        self.client = Client(socket=self.wanted["socket"])
+        self.statements, self.actions = [], []
+
+    def look(self):
+        users, schema, whole, tables, databases, anonymous, root, plugins, case = self.client.query(
+            "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections FROM mysql.user",
+            "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.SCHEMA_PRIVILEGES",
+            "SELECT GRANTEE, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.USER_PRIVILEGES",
+            "SELECT DISTINCT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES",
+            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA",
+            "SELECT COUNT(*) FROM mysql.db WHERE User = ''",
+            "SHOW CREATE USER root@localhost",
+            "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'",
+            "SELECT @@lower_case_table_names",
+        )
+        self.users = {(row[0], row[1]): row[2:] for row in users}
+        self.schema = {}
+        for grantee, name, privilege, grantable in schema:
+            self.schema.setdefault(grantee, {}).setdefault(name, {})[privilege] = grantable
+        self.whole = {}
+        for grantee, privilege, grantable in whole:
+            if privilege != "USAGE":
+                self.whole.setdefault(grantee, {})[privilege] = grantable
+        self.tables = {}
+        for grantee, name, table in tables:
+            self.tables.setdefault(grantee, []).append((name, table))
+        self.databases = {row[0]: row[1:] for row in databases}
+        self.anonymous_rights = int(anonymous[0][0])
+        self.root = root[0][0] if root else ""
+        self.plugins = {row[0].lower() for row in plugins}
+        self.fold = case[0][0] != "0"
+
+    def do(self, action, *statements):
+        self.actions.append(action)
+        self.statements += statements
+
+    @staticmethod
+    def who(user, host):
+        return f"{quoted(user)}@{quoted(host)}"
+
+    # --- databases ---------------------------------------------------------------------------------------
+    def make_databases(self):
+        have = {name.lower() if self.fold else name: rest for name, rest in self.databases.items()}
+        for entry in self.wanted["databases"]:
+            name, charset, collation = entry["name"], entry["charset"], entry["collation"]
+            text = f"CHARACTER SET {charset}" + (f" COLLATE {collation}" if collation else "")
+            found = have.get(name.lower() if self.fold else name)
+            if found is None:
+                self.do(f"database {name}", f"CREATE DATABASE {named(name)} {text}")
+            elif found[0] != charset or (collation and found[1] != collation):
+                self.do(f"database {name}: {text}", f"ALTER DATABASE {named(name)} {text}")
+
+    def drop_strangers(self):
+        keep = {entry["name"] for entry in self.wanted["databases"]}
+        if "test" in self.databases and "test" not in keep:
+            count = self.client.query(
+                "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'test'"
+            )[0][0][0]
+            if count != "0":
+                self.module.fail_json(
+                    msg=f"mysql_databases: the database test has {count} tables, and every account "
+                    "may use it; mend: rename or drop it, or list test in mysql_databases"
+                )
+            self.do("database test removed", "DROP DATABASE test")
+        if self.anonymous_rights:
+            self.do(
+                "rights of anonymous users removed",
+                "DELETE FROM mysql.db WHERE User = ''",
+                "FLUSH PRIVILEGES",
+            )
+        wanted = {(entry["name"], entry["host"]) for entry in self.wanted["accounts"]}
+        for user, host in sorted(self.users):
+            role = self.flavor == "mariadb" and host == ""
+            stranger = (user == "" and not role) or (user == "root" and host != "localhost")
+            if stranger or (user in self.wanted["managed"] and (user, host) not in wanted and not role):
+                self.do(
+                    f"account {user or '(anonymous)'}@{host} removed", f"DROP USER {self.who(user, host)}"
+                )
+
+    def root_by_socket(self):
+        plugin = ROOT_PLUGIN[self.flavor]
+        if self.flavor == "mysql":
+            if self.users[("root", "localhost")][0] == plugin:
+                return
+            if plugin not in self.plugins:
+                self.do("plugin auth_socket", "INSTALL PLUGIN auth_socket SONAME 'auth_socket.so'")
+            change = f"ALTER USER 'root'@'localhost' IDENTIFIED WITH {plugin}"
+        else:
+            if re.search(rf"IDENTIFIED VIA {plugin}(?! (USING|AS) )(?!.* OR )", self.root):
+                return
+            change = f"ALTER USER 'root'@'localhost' IDENTIFIED VIA {plugin}"
+        self.do("root by socket only", change)
+
+    # --- accounts ----------------------------------------------------------------------------------------
+    def identified(self, text):
+        if self.flavor == "mysql":
+            return f"IDENTIFIED WITH '{PLUGIN[self.flavor]}' AS {quoted(text)}"
+        return f"IDENTIFIED VIA {PLUGIN[self.flavor]} USING {quoted(text)}"
+
+    def make_account(self, entry):
+        user, host = entry["name"], entry["host"]
+        who, shown = self.who(user, host), f"account {user}@{host}"
+        limit, tls = entry["max_user_connections"], entry["require_tls"]
+        # MySQL knows REQUIRE before WITH in both statements, MariaDB too
+        rest = f"REQUIRE {'SSL' if tls else 'NONE'} WITH MAX_USER_CONNECTIONS {limit}"
+        have = self.users.get((user, host))
+        if have is None:
+            text = stored(self.flavor, entry["password"])
+            self.do(f"{shown} made, limit {limit}", f"CREATE USER {who} {self.identified(text)} {rest}")
+            return
+        plugin, hexed, ssl_type, has_limit = have
+        kept = bytes.fromhex(hexed or "")
+        text = stored(self.flavor, entry["password"], kept)
+        if plugin != PLUGIN[self.flavor] or text is None or kept != text.encode("latin-1"):
+            text = stored(self.flavor, entry["password"])
+            self.do(f"{shown}: password set", f"ALTER USER {who} {self.identified(text)}")
+        if int(has_limit) != limit or (ssl_type == "ANY") != tls:
+            self.do(
+                f"{shown}: limit {has_limit} -> {limit}, TLS {'required' if tls else 'not required'}",
+                f"ALTER USER {who} {rest}",
+            )
+
+    def grant(self, entry):
+        """Exactly the privileges given, on the server, on databases, on tables."""
+        who = self.who(entry["name"], entry["host"])
+        shown = f"{entry['name']}@{entry['host']}"
+        grantee = f"'{entry['name']}'@'{entry['host']}'"
+        want, have = set(entry["server_privileges"]), self.whole.get(grantee, {})
+        self.level(shown, who, "*.*", want, have)
+        places = {}
+        for name in entry["databases"]:
+            pattern = name.replace("_", r"\_").replace("%", r"\%")
+            places[pattern.lower() if self.fold else pattern] = set(entry["privileges"])
+        for name in entry.get("more_databases") or []:
+            places[name] = {"SELECT"}
+        has = self.schema.get(grantee, {})
+        for name in sorted(set(places) | set(has)):
+            self.level(shown, who, f"{named(name)}.*", places.get(name, set()), has.get(name, {}))
+        for name, table in self.tables.get(grantee, []):
+            self.do(
+                f"{shown}: privileges on table {name}.{table} removed",
+                f"REVOKE ALL PRIVILEGES, GRANT OPTION ON {named(name)}.{named(table)} FROM {who}",
+            )
+
+    def level(self, shown, who, place, want, have):
+        extra, missing = sorted(set(have) - want), sorted(want - set(have))
+        if any(grantable == "YES" for grantable in have.values()):
+            self.do(f"{shown}: GRANT OPTION on {place} removed", f"REVOKE GRANT OPTION ON {place} FROM {who}")
+        if extra:
+            self.do(
+                f"{shown}: {', '.join(extra)} on {place} removed",
+                f"REVOKE {', '.join(extra)} ON {place} FROM {who}",
+            )
+        if missing:
+            self.do(
+                f"{shown}: {', '.join(missing)} on {place}", f"GRANT {', '.join(missing)} ON {place} TO {who}"
+            )
+
+    # --- option files ------------------------------------------------------------------------------------
+    def client_files(self):
+        for entry in self.wanted["client_files"] or []:
+            text = "".join(f"{key}={client_value(value)}\n" for key, value in entry["options"].items())
+            text = f"# {entry['about']}\n[client]\n{text}password={client_value(entry['password'])}\n"
+            path = entry["path"]
+            state = os.stat(path) if os.path.exists(path) else None
+            if read_text(path) == text and (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (
+                0o600,
+                0,
+                0,
+            ):
+                continue
+            self.actions.append(f"file {path}")
+            if not self.module.check_mode:
+                write_text(path, text, 0o600, (0, 0))
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "flavor": {"type": "str", "required": True, "choices": ["mysql", "mariadb"]},
+            "socket": {"type": "path", "required": True},
+            "managed": {"type": "list", "elements": "str", "required": True},
+            "databases": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "charset": {"type": "str", "default": "utf8mb4"},
+                    "collation": {"type": "str", "default": ""},
+                },
+            },
+            "accounts": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "host": {"type": "str", "required": True},
+                    "password": {"type": "str", "required": True, "no_log": True},
+                    "max_user_connections": {"type": "int", "default": 0},
+                    "require_tls": {"type": "bool", "default": False},
+                    "databases": {"type": "list", "elements": "str", "default": []},
+                    "more_databases": {"type": "list", "elements": "str", "default": []},
+                    "privileges": {"type": "list", "elements": "str", "default": []},
+                    "server_privileges": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+            "client_files": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "about": {"type": "str", "required": True},
+                    "options": {"type": "dict", "required": True},
+                    "password": {"type": "str", "required": True, "no_log": True},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    job = Accounts(module)
+    try:
+        job.look()
+        job.make_databases()
+        job.drop_strangers()
+        job.root_by_socket()
+        for entry in module.params["accounts"]:
+            job.make_account(entry)
+            job.grant(entry)
+        if job.statements and not module.check_mode:
+            job.client.query(*job.statements)
+        job.client_files()
+    except SqlError as error:
+        module.fail_json(msg=f"The server did not take the accounts: {error}", actions=job.actions)
+    module.exit_json(changed=bool(job.actions), actions=job.actions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,668 @@
+#!/usr/bin/python
+"""Puts the server's file, limits and certificate in place and makes the running server agree, in one round trip."""
+
+import os
+import pwd
+import re
+import shutil
+import tempfile
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mysql_role import (
+    Client,
+    SqlError,
+    literal,
+    matches,
+    option_files,
+    option_lines,
+    option_name,
+    persisted,
+    read_text,
+    run,
+    server_groups,
+    soft_nofile,
+    unit_state,
+    write_text,
+)
+
+DOCUMENTATION = """
+module: mysql_server_config
+short_description: Configuration of a MySQL or MariaDB server, applied and read back
+description:
+  - The server's own binary judges the file before it is installed; dynamic variables are set live; the server is
+    restarted only for static ones; a server that does not come back gets its previous file back.
+options:
+  content: {description: The rendered file., type: str, required: true}
+  path: {description: Where it goes., type: path, required: true}
+  settings: {description: The resolved settings behind the file., type: list, elements: dict, required: true}
+  flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
+  version: {description: Its version., type: str, required: true}
+  binary: {description: Its program., type: path, required: true}
+  unit: {description: Its systemd unit., type: str, required: true}
+  socket: {description: Its Unix socket., type: path, required: true}
+  datadir: {description: Its data directory., type: path, required: true}
+  installed: {description: False places the files only., type: bool, default: true}
+  nofile: {description: The least LimitNOFILE., type: int, required: true}
+  drop_in: {description: The unit's drop-in., type: str, required: true}
+  drop_in_path: {description: Where the drop-in goes., type: path, required: true}
+  directories: {description: Folders that belong to the server., type: list, elements: path}
+  tls: {description: Texts of ca, cert and key; empty leaves what is there., type: dict}
+  tls_path: {description: Their folder., type: path, default: /etc/mysql/tls}
+  restart_policy: {description: What to do when static variables differ., type: str, default: auto,
+                   choices: [auto, report, never]}
+  start_timeout: {description: Seconds that a start may take., type: int, default: 300}
+author: [the project]
+"""
+EXAMPLES = "# see roles/mysql/tasks/main.yml\n"
+RETURN = """
+restarted: {description: was the server restarted, type: bool, returned: always}
+pending_restart: {description: what waits for a restart, type: list, returned: always}
+actions: {description: what was done, type: list, returned: always}
+"""
+
+MIB = 1024**2
+# A fresh data directory: system tables, undo and temporary tablespaces (measured: 100 to 200 MiB without redo).
+FRESH = {"mysql": 220 * MIB, "mariadb": 130 * MIB}
+# The command-line client sets these for its own session.
+CLIENTS_OWN = re.compile(r"^(character_set_|collation_|wait_timeout$|sql_log_bin$|timestamp$)")
+
+
+class Refusal(Exception):
+    """Nothing was activated; the old state serves on."""
+
+
+class Job:
+    def __init__(self, module):
+        self.module, self.wanted = module, module.params
+        self.settings = module.params["settings"]
+        self.path, self.kept = self.wanted["path"], self.wanted["path"] + ".previous"
+        self.client = Client(socket=self.wanted["socket"])
+        self.actions, self.remarks = [], []
+
+    # --- what is there -----------------------------------------------------------------------------------
+    def look(self):
+        wanted = self.wanted
+        self.before = read_text(self.path)
+        # A copy that is still there means that an earlier run was cut off: the copy is what last served well.
+        self.cut_off = read_text(self.kept) is not None
+        self.good = read_text(self.kept) if self.cut_off else self.before
+        self.drop_in_before = read_text(wanted["drop_in_path"])
+        self.differs = wanted["content"] != self.before
+        self.drop_in_differs = wanted["drop_in"] != self.drop_in_before
+        self.tls = {
+            os.path.join(
+                wanted["tls_path"], {"ca": "ca.pem", "cert": "server-cert.pem", "key": "server-key.pem"}[key]
+            ): text
+            for key, text in (wanted["tls"] or {}).items()
+            if text
+        }
+        self.tls_before = {path: read_text(path) for path in self.tls}
+        self.tls_differs = [path for path, text in self.tls.items() if self.tls_before[path] != text]
+        state = unit_state(
+            wanted["unit"],
+            "ActiveState",
+            "MainPID",
+            "UnitFileState",
+            "NeedDaemonReload",
+            "LoadState",
+            "ExecMainStartTimestampMonotonic",
+        )
+        self.unit = state
+        self.running = state.get("ActiveState") == "active" and wanted["installed"]
+        self.pid = state.get("MainPID", "0")
+        self.initialised = os.path.exists(os.path.join(wanted["datadir"], "mysql"))
+        self.live = self.read() if self.running else None
+
+    def read(self):
+        rows = self.client.query("SHOW GLOBAL VARIABLES", "SHOW SESSION VARIABLES")
+        self.session = dict(rows[1])
+        return dict(rows[0])
+
+    def readable(self):
+        return [
+            entry for entry in self.settings if entry.get("variable") and entry["compare"] != "unreadable"
+        ]
+
+    def differing(self, live):
+        return [
+            entry
+            for entry in self.readable()
+            if not matches(entry["value"], live.get(entry["variable"]), entry["compare"])
+        ]
+
+    # --- before anything is activated --------------------------------------------------------------------
+    def names(self, entry):
+        return f"{entry.get('role_variable') or entry['name']}={entry.get('file_value', entry['value'])}"
+
+    def check_case(self):
+        for entry in self.settings:
+            if entry["name"] == "lower_case_table_names" and self.live:
+                have = self.live["lower_case_table_names"]
+                if not matches(entry["value"], have):
+                    raise Refusal(
+                        f"{self.names(entry)}: the data directory was made with {have}, and the names of its tables "
+                        f"are stored in that way; mend: set mysql_lower_case_table_names: {have}, or dump, make a new "
+                        "data directory and load"
+                    )
+
+    def check_shadows(self):
+        """A later file, SET PERSIST or the command line that sets one of ours to something else."""
+        wanted = self.wanted
+        found, files = option_files(
+            server_groups(wanted["flavor"], wanted["version"]), {self.path: wanted["content"]}
+        )
+        if self.path not in files and wanted["installed"] and files:
+            raise Refusal(
+                f"{self.path} is read by no option file (read: {', '.join(files) or 'none'}); mend: add "
+                f"'!includedir {os.path.dirname(self.path)}/' to /etc/mysql/my.cnf"
+            )
+        later, ours = {}, False
+        for name, value, path, line in found:
+            if path == self.path:
+                ours = True
+            elif ours:
+                later[name] = (value, f"{path}:{line}")
+        for name, value in persisted(wanted["datadir"]).items():
+            later[name] = (value, f"SET PERSIST in {wanted['datadir']}/mysqld-auto.cnf")
+        for word in (read_text(f"/proc/{self.pid}/cmdline") or "").split("\0")[1:] if self.running else ():
+            if word.startswith("--"):
+                name, _, value = word[2:].partition("=")
+                later[option_name(name)] = (value, f"the command line of {wanted['unit']}")
+        problems = []
+        for entry in self.settings:
+            if entry.get("section", "mysqld") != "mysqld":
+                continue
+            for name in {option_name(entry["name"]), entry.get("variable")} - {None}:
+                if name in later and not matches(entry["value"], later[name][0], entry["compare"]):
+                    value, where = later[name]
+                    mend = f"RESET PERSIST {name}" if where.startswith("SET PERSIST") else "remove it there"
+                    problems.append(
+                        f"{self.names(entry)}: {where} sets {name} to {value} afterwards, so ours has no "
+                        f"effect; mend: {mend}, or set {entry.get('role_variable') or name}: {value}"
+                    )
+        if problems:
+            raise Refusal("\n".join(sorted(set(problems))))
+
+    def judge(self):
+        """The server's own binary reads the file; it stops at what it does not know."""
+        wanted = self.wanted
+        if not os.path.exists(wanted["binary"]):
+            return
+        scratch = tempfile.mkdtemp(prefix="mysql-role-")
+        try:
+            path = os.path.join(scratch, "mysqld.cnf")
+            # Judged as root: the server's user may come with the package that follows.
+            write_text(path, re.sub(r"(?m)^user *=.*\n", "", wanted["content"]))
+            command = [wanted["binary"], f"--defaults-file={path}"]
+            if wanted["flavor"] == "mysql":
+                command += ["--validate-config", "--user=root", "--log-error-verbosity=2"]
+                if not os.path.isdir("/var/lib/mysql-files"):
+                    command += ["--secure-file-priv=NULL"]
+            else:
+                # its own data directory, so that it never opens the serving one's tables
+                command += ["--help", "--verbose", "--user=root", f"--datadir={scratch}"]
+            done = run(command, timeout=60)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        lines = done.stderr.splitlines()
+        if done.returncode != 0:
+            said = [line for line in lines if "[ERROR]" in line and not line.endswith("Aborting")] or lines[
+                -3:
+            ]
+            raise Refusal("\n".join(self.blame(line) for line in said))
+        for line in lines:
+            match = re.search(r"option '([\w-]+)':.*value (\S+) adjusted to (\S+?)\.?$", line)
+            for entry in self.settings if match else ():
+                if option_name(entry["name"]) == option_name(match.group(1)) and not matches(
+                    entry["value"], match.group(3), entry["compare"]
+                ):
+                    raise Refusal(
+                        f"{self.names(entry)}: the server would make {match.group(3)} of it; mend: set "
+                        f"{entry.get('role_variable') or entry['name']}: {match.group(3)}"
+                    )
+
+    def blame(self, line):
+        """The server's line, with the variable of ours that it speaks of."""
+        words = re.sub(r"^.*?\[ERROR\]\s*(\[[^]]*\]\s*)*", "", line)
+        plain = words.replace("-", "_")
+        for entry in sorted(self.settings, key=lambda entry: -len(entry["name"])):
+            if re.search(rf"\b{re.escape(option_name(entry['name']))}\b", plain):
+                variable = entry.get("role_variable") or entry["name"]
+                return (
+                    f"{self.names(entry)}: the server's own binary rejects it: {words}; mend: correct or remove "
+                    f"{variable}"
+                )
+        return f"{self.path}: the server's own binary rejects it: {words}; mend: correct that setting"
+
+    def check_space(self):
+        place = self.wanted["datadir"]
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        values = {entry["name"]: entry["value"] for entry in self.settings}
+        redo = int(
+            values.get("innodb_redo_log_capacity")
+            or values.get("innodb_log_file_size", 0) * values.get("innodb_log_files_in_group", 1)
+        )
+        have = 0
+        for folder in (self.wanted["datadir"], os.path.join(self.wanted["datadir"], "#innodb_redo")):
+            if os.path.isdir(folder):
+                have += sum(
+                    os.path.getsize(os.path.join(folder, name))
+                    for name in os.listdir(folder)
+                    if name.startswith(("ib_logfile", "#ib_redo"))
+                )
+        need = max(0, redo - have) + 64 * MIB + (0 if self.initialised else FRESH[self.wanted["flavor"]])
+        free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+        if free < need:
+            raise Refusal(
+                f"mysql_datadir={self.wanted['datadir']}: {need // MIB} MiB are needed (redo log {redo // MIB} MiB), "
+                f"{free // MIB} MiB are free on {place}; mend: make room, set mysql_datadir to a larger file system, "
+                "or set mysql_innodb_redo_log_capacity lower"
+            )
+
+    # --- what must happen --------------------------------------------------------------------------------
+    def decide(self):
+        """Live changes and reasons for a restart of a server that runs."""
+        self.to_set, self.reasons = [], []
+        if not self.running:
+            return
+        for entry in self.differing(self.live):
+            if entry.get("dynamic"):
+                self.to_set.append(entry)
+            else:
+                self.reasons.append(
+                    f"{entry['variable']}: {self.live.get(entry['variable'])} -> {entry['file_value']}"
+                )
+        have = soft_nofile(self.pid)
+        if have is not None and have < self.wanted["nofile"]:
+            self.reasons.append(f"open files: {have} -> {self.wanted['nofile']}")
+            # The server shrinks its caches to the limit it was started with.
+            self.to_set = [
+                entry for entry in self.to_set if entry["name"] not in ("max_connections", "table_open_cache")
+            ]
+        silent = {option_name(entry["name"]) for entry in self.settings} - {
+            option_name(entry["name"]) for entry in self.readable()
+        }
+        old, new = self.lines(self.good), self.lines(self.wanted["content"])
+        for key in sorted(set(old) | set(new)):
+            gone = key in old and key not in new
+            if (
+                key[0] == "mysqld"
+                and old.get(key) != new.get(key)
+                and self.good is not None
+                and (gone or key[1] in silent)
+            ):
+                self.reasons.append(f"{key[1]}: {old.get(key)} -> {new.get(key, 'no longer set')}")
+
+    @staticmethod
+    def lines(text):
+        return {(section, name): value for section, name, value, _ in option_lines(text or "")}
+
+    def futile(self):
+        """Started with this very file, and still differing: a restart would not help."""
+        if self.differs or self.cut_off or self.drop_in_differs:
+            return False
+        started = float(self.unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
+        started += time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+        places = [self.path, self.wanted["drop_in_path"]]
+        return all(os.path.getmtime(path) < started - 1 for path in places if os.path.exists(path))
+
+    # --- doing it ----------------------------------------------------------------------------------------
+    def owner(self):
+        """The server's user; made here where the package, which would make it, comes after the file."""
+        try:
+            entry = pwd.getpwnam("mysql")
+        except KeyError:
+            run(
+                [
+                    "useradd",
+                    "--system",
+                    "--user-group",
+                    "--home-dir",
+                    "/nonexistent",
+                    "--no-create-home",
+                    "--shell",
+                    "/bin/false",
+                    "--comment",
+                    "MySQL Server",
+                    "mysql",
+                ]
+            )
+            entry = pwd.getpwnam("mysql")
+        return entry.pw_uid, entry.pw_gid
+
+    def wrong_modes(self):
+        """(path, owner, group, mode) of what is not as it must be. Mends a run that was cut off, too."""
+        try:
+            entry = pwd.getpwnam("mysql")
+        except KeyError:
+            return []
+        wrong = []
+        want = [
+            (path, 0, entry.pw_gid, 0o640) if path.endswith("-key.pem") else (path, 0, 0, 0o644)
+            for path in (
+                os.path.join(self.wanted["tls_path"], name)
+                for name in ("ca.pem", "server-cert.pem", "server-key.pem")
+            )
+        ]
+        want += [(self.path, 0, 0, 0o644), (self.wanted["drop_in_path"], 0, 0, 0o644)]
+        for path, uid, gid, mode in want:
+            if os.path.exists(path):
+                state = os.stat(path)
+                if (state.st_uid, state.st_gid, state.st_mode & 0o7777) != (uid, gid, mode):
+                    wrong.append((path, uid, gid, mode))
+        return wrong
+
+    def missing_directories(self):
+        return [path for path in self.wanted["directories"] or [] if not os.path.isdir(path)]
+
+    def place(self):
+        uid, gid = self.owner()
+        for path in self.missing_directories():
+            os.makedirs(path, exist_ok=True)
+            os.chown(path, uid, gid)
+            os.chmod(path, 0o750)
+            self.actions.append(f"folder {path}")
+        for path in self.tls_differs:
+            key = path.endswith("-key.pem")
+            write_text(path, self.tls[path], 0o640 if key else 0o644, (0, gid) if key else (0, 0))
+            self.actions.append(f"file {path}")
+        if self.drop_in_differs:
+            write_text(self.wanted["drop_in_path"], self.wanted["drop_in"])
+            self.actions.append(f"file {self.wanted['drop_in_path']}")
+        if self.differs:
+            if self.good is not None and not self.cut_off:
+                write_text(self.kept, self.good)
+            write_text(self.path, self.wanted["content"])
+            self.actions.append(f"file {self.path}")
+        for path, uid, gid, mode in self.wrong_modes():
+            os.chown(path, uid, gid)
+            os.chmod(path, mode)
+            self.actions.append(f"mode {path}")
+
+    def set_live(self):
+        """SET GLOBAL what is dynamic. What the server does not take live becomes a reason for a restart."""
+        done = []
+        for entry in self.to_set:
+            name = entry["variable"]
+            try:
+                self.client.query(f"SET GLOBAL {name} = {literal(entry['value'])}")
+                done.append(entry)
+            except SqlError as error:
+                if re.search(r"ERROR (1238|1621)\b", str(error)):  # read only after all
+                    self.reasons.append(f"{name}: {self.live.get(name)} -> {entry['file_value']}")
+                    continue
+                for undo in reversed(done):
+                    self.client.query(
+                        f"SET GLOBAL {undo['variable']} = {literal(self.live[undo['variable']])}"
+                    )
+                self.put_back()
+                raise Refusal(
+                    f"{self.names(entry)}: the server rejects it: {error}; the old file and values are back; "
+                    f"mend: correct {entry.get('role_variable') or name}"
+                ) from error
+        if "ssl" in self.reload:
+            statement = "ALTER INSTANCE RELOAD TLS" if self.wanted["flavor"] == "mysql" else "FLUSH SSL"
+            self.client.query(statement)
+            self.actions.append("certificate reloaded")
+        if not done:
+            return
+        self.live_before, self.live = self.live, self.read()
+        for _ in range(20):  # some, as the buffer pool's size, take a moment
+            stubborn = [entry for entry in done if entry in self.differing(self.live)]
+            if not stubborn:
+                break
+            time.sleep(0.25)
+            self.live = self.read()
+        for entry in done:
+            name = entry["variable"]
+            if entry in stubborn:
+                self.reasons.append(f"{name}: {self.live.get(name)} -> {entry['file_value']}")
+            else:
+                self.actions.append(f"live {name}: {self.live_before.get(name)} -> {self.live.get(name)}")
+
+    def put_back(self):
+        """The files that last served well."""
+        if self.good is not None:
+            write_text(self.path, self.good)
+        if self.drop_in_before is not None:
+            write_text(self.wanted["drop_in_path"], self.drop_in_before)
+        for path, text in self.tls_before.items():
+            if text is not None:
+                gid = pwd.getpwnam("mysql").pw_gid
+                key = path.endswith("-key.pem")
+                write_text(path, text, 0o640 if key else 0o644, (0, gid) if key else (0, 0))
+        if os.path.exists(self.kept):
+            os.unlink(self.kept)
+        run(["systemctl", "daemon-reload"])
+
+    def log_path(self):
+        for entry in self.settings:
+            if entry["name"] == "log_error":
+                return str(entry["value"])
+        return ""
+
+    def start(self, verb):
+        """True when the server answers; else False and its own lines in self.said."""
+        log, since = self.log_path(), time.time()
+        offset = os.path.getsize(log) if log and os.path.exists(log) else 0
+        run(["systemctl", "reset-failed", self.wanted["unit"]])
+        done = run(["systemctl", verb, self.wanted["unit"]], timeout=self.wanted["start_timeout"])
+        if done.returncode == 0:
+            for _ in range(100):
+                if self.client.alive():
+                    return True
+                time.sleep(0.1)
+        self.said = []
+        if log and os.path.exists(log):
+            with open(log, encoding="utf-8", errors="replace") as handle:
+                handle.seek(offset if os.path.getsize(log) >= offset else 0)
+                self.said += [line.strip() for line in handle if re.search(r"\[ERROR\]|\[Fatal", line)]
+        journal = run(
+            [
+                "journalctl",
+                "--quiet",
+                "--no-pager",
+                "-o",
+                "cat",
+                "-u",
+                self.wanted["unit"],
+                f"--since=@{int(since)}",
+            ]
+        )
+        self.said += [
+            line.strip() for line in journal.stdout.splitlines() if re.search(r"ERROR|rror:|atal", line)
+        ]
+        self.said = list(dict.fromkeys(self.said))[-12:] or [done.stderr.strip() or "no answer on the socket"]
+        return False
+
+    def bring_up(self, verb):
+        """Start or restart; on failure the previous files and the old server."""
+        if self.start(verb):
+            self.actions.append("restarted" if verb == "restart" else "started")
+            return
+        lines = "\n  ".join(self.said)
+        changed = self.differs or self.cut_off or self.drop_in_differs or self.tls_differs
+        run(["systemctl", "stop", self.wanted["unit"]], timeout=self.wanted["start_timeout"])
+        if not changed or self.good is None:
+            self.module.fail_json(
+                msg=f"{self.wanted['unit']} does not start with {self.path}; the server says:\n  {lines}\n"
+                "mend: correct the setting named there and run again",
+                actions=self.actions,
+            )
+        self.put_back()
+        if self.start("start"):
+            end = "the previous file is back and the server serves again"
+        else:
+            end = "it does not start with the previous file either:\n  " + "\n  ".join(self.said)
+        self.module.fail_json(
+            msg=f"{self.wanted['unit']} did not come back with the new {self.path}; the server says:\n  {lines}\n"
+            f"{end}; mend: correct the setting named there and run again",
+            rolled_back=True,
+        )
+
+    def read_back(self):
+        """Declared, file and live must agree; a plain session must see the same."""
+        live = self.read()
+        waiting = {reason.split(":")[0] for reason in self.pending}
+        problems = []
+        for entry in self.readable():
+            name = entry["variable"]
+            have = live.get(name)
+            if name in waiting or (entry["name"] in ("max_connections", "table_open_cache") and self.pending):
+                continue
+            if name not in live:
+                problems.append(f"{self.names(entry)}: the server has no variable {name}; mend: remove it")
+            elif not matches(entry["value"], have, entry["compare"]):
+                problems.append(
+                    f"{self.names(entry)}: the server runs with {have}; mend: set "
+                    f"{entry.get('role_variable') or name}: {have}, or look for what overrides it"
+                )
+            elif (
+                name in self.session
+                and not CLIENTS_OWN.match(name)
+                and not matches(entry["value"], self.session[name], entry["compare"])
+            ):
+                problems.append(
+                    f"{self.names(entry)}: a new session has {self.session[name]}; mend: remove what "
+                    "sets it for sessions (init_connect?)"
+                )
+        have = soft_nofile(unit_state(self.wanted["unit"], "MainPID").get("MainPID", "0"))
+        if have is not None and have < self.wanted["nofile"] and not self.pending:
+            problems.append(
+                f"open files: the server runs with {have}, {self.wanted['nofile']} are needed; mend: look "
+                f"for a later drop-in of {self.wanted['unit']} with LimitNOFILE (systemctl cat)"
+            )
+        if problems:
+            self.module.fail_json(
+                msg="Declared and live differ:\n" + "\n".join(problems), actions=self.actions
+            )
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "content": {"type": "str", "required": True},
+            "path": {"type": "path", "required": True},
+            "settings": {"type": "list", "elements": "dict", "required": True},
+            "flavor": {"type": "str", "required": True, "choices": ["mysql", "mariadb"]},
+            "version": {"type": "str", "required": True},
+            "binary": {"type": "path", "required": True},
+            "unit": {"type": "str", "required": True},
+            "socket": {"type": "path", "required": True},
+            "datadir": {"type": "path", "required": True},
+            "installed": {"type": "bool", "default": True},
+            "nofile": {"type": "int", "required": True},
+            "drop_in": {"type": "str", "required": True},
+            "drop_in_path": {"type": "path", "required": True},
+            "directories": {"type": "list", "elements": "path"},
+            "tls": {
+                "type": "dict",
+                "options": {
+                    "ca": {"type": "str"},
+                    "cert": {"type": "str"},
+                    "key": {"type": "str", "no_log": True},
+                },
+            },
+            "tls_path": {"type": "path", "default": "/etc/mysql/tls"},
+            "restart_policy": {"type": "str", "default": "auto", "choices": ["auto", "report", "never"]},
+            "start_timeout": {"type": "int", "default": 300},
+        },
+        supports_check_mode=True,
+    )
+    job = Job(module)
+    try:
+        result = work(job, module)
+    except Refusal as refusal:
+        module.fail_json(msg=str(refusal), actions=job.actions)
+    except SqlError as error:
+        module.fail_json(
+            msg=f"{module.params['unit']} does not answer root on {module.params['socket']}: {error}; "
+            "mend: let root in by the socket (auth_socket, unix_socket)",
+            actions=job.actions,
+        )
+    module.exit_json(**result)
+
+
+def work(job, module):
+    wanted = module.params
+    job.look()
+    job.check_case()
+    job.check_shadows()
+    if job.differs:
+        job.judge()
+    if job.differs or not job.initialised:
+        job.check_space()
+    job.decide()
+    job.reload = {"ssl"} if job.tls_differs and job.running else set()
+    enabled = job.unit.get("UnitFileState") == "enabled"
+    policy = wanted["restart_policy"]
+    if job.reasons and policy == "never":
+        raise Refusal(
+            "mysql_restart_policy=never: a restart would be needed for "
+            + "; ".join(job.reasons)
+            + "; mend: set mysql_restart_policy: auto, or take these settings back"
+        )
+    if job.reasons and policy == "auto" and job.futile():
+        raise Refusal(
+            "The server was started with this very file and still differs: "
+            + "; ".join(job.reasons)
+            + "; mend: look for what overrides it (systemctl cat, SHOW VARIABLES, its error log)"
+        )
+
+    result = {"restarted": False, "pending_restart": [], "actions": job.actions, "changed": False}
+    diff = {
+        "before": job.before or "",
+        "after": wanted["content"],
+        "before_header": job.path,
+        "after_header": job.path,
+    }
+    changed = bool(
+        job.differs
+        or job.drop_in_differs
+        or job.tls_differs
+        or job.to_set
+        or job.cut_off
+        or job.missing_directories()
+        or job.wrong_modes()
+        or (wanted["installed"] and (not job.running or not enabled))
+    )
+    if job.reasons and policy == "auto":
+        changed = True
+    if module.check_mode:
+        would = [f"live {entry['variable']}" for entry in job.to_set] + [
+            f"restart for {r}" for r in job.reasons
+        ]
+        return result | {"changed": changed, "actions": would, "diff": diff}
+
+    job.pending = []
+    job.place()
+    if wanted["installed"]:
+        if job.drop_in_differs or job.unit.get("NeedDaemonReload") == "yes":
+            run(["systemctl", "daemon-reload"])
+        if job.unit.get("LoadState") == "masked":
+            run(["systemctl", "unmask", "--runtime", wanted["unit"]])
+            job.actions.append("unmasked")
+        if not enabled:
+            run(["systemctl", "enable", wanted["unit"]])
+            job.actions.append("enabled")
+        if not job.running:
+            job.bring_up("start")
+        else:
+            if not job.reasons or policy == "report":
+                job.set_live()
+            if job.reasons and policy == "auto":
+                job.bring_up("restart")
+                result["restarted"] = True
+            elif job.reasons:
+                job.pending = job.reasons
+                module.warn("mysql_restart_policy=report: waits for a restart: " + "; ".join(job.reasons))
+        job.read_back()
+        if os.path.exists(job.kept):
+            os.unlink(job.kept)
+    return result | {"changed": changed or bool(job.actions), "pending_restart": job.pending, "diff": diff}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+#!/usr/bin/python
+"""Installs a server in two steps: first the programs, so that they can judge our file; then the service.
+
+Debian's packages make the data directory while they install, by the configuration that is there at that moment:
+what must hold from the first day on (lower_case_table_names) has to be in place before.
+"""
+
+import os
+import re
+import shutil
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mysql_role import read_text, run, write_text
+
+DOCUMENTATION = """
+module: mysql_server_package
+short_description: Packages of a MySQL or MariaDB server
+description: [Installs programs or the whole server from the distribution or a repository of the user's.]
+options:
+  flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
+  stage: {description: What to install., type: str, required: true, choices: [core, server]}
+  repository: {description: A deb822 source, type: dict}
+  unit: {description: The unit that must not start by itself., type: str, required: true}
+  packages: {description: More packages for the first step., type: list, elements: str}
+author: [the project]
+"""
+EXAMPLES = "# see roles/mysql/tasks/install.yml\n"
+RETURN = "version: {description: of the program, type: str, returned: stage core}\n"
+
+SOURCE, KEY = "/etc/apt/sources.list.d/mysql-role.sources", "/etc/apt/keyrings/mysql-role"
+LISTS = "/var/lib/apt/lists"
+APT = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold"]
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+BINARIES = {"mysql": "/usr/sbin/mysqld", "mariadb": "/usr/sbin/mariadbd"}
+
+
+class Packages:
+    def __init__(self, module):
+        self.module, self.wanted, self.changed = module, module.params, False
+
+    def apt(self, *arguments):
+        return run([*APT, *arguments], timeout=1800, env={**os.environ, **ENVIRONMENT})
+
+    def fail(self, done, what):
+        lines = [
+            line
+            for line in (done.stdout + done.stderr).splitlines()
+            if re.match(r"\s*(E:|dpkg: error|Err:)", line)
+        ]
+        said = "\n  ".join(lines[-8:]) or done.stderr[-600:]
+        self.module.fail_json(
+            msg=f"{what} failed; apt says:\n  {said}\nmend: make `apt-get update` and `apt-get install` "
+            "work on this host (mirror, disk space, held packages), or name another source in "
+            "mysql_repository, and run again; what was begun is finished then"
+        )
+
+    def repository(self):
+        """The user's own source, as one deb822 file with its key beside it."""
+        given = self.wanted["repository"]
+        if not given:
+            if os.path.exists(SOURCE) and not self.module.check_mode:
+                os.unlink(SOURCE)
+                self.changed = True
+            return
+        key = given["key"]
+        body = {"Types": "deb", "URIs": " ".join(given["uris"]), "Suites": " ".join(given["suites"])}
+        if given["components"]:
+            body["Components"] = " ".join(given["components"])
+        if key.lstrip().startswith("-----BEGIN"):
+            path = f"{KEY}.asc"
+            if read_text(path) != key.rstrip() + "\n":
+                self.changed = True
+                if not self.module.check_mode:
+                    write_text(path, key.rstrip() + "\n")
+            body["Signed-By"] = path
+        elif key:
+            body["Signed-By"] = key
+        text = "".join(f"{name}: {value}\n" for name, value in body.items())
+        if read_text(SOURCE) != text:
+            self.changed = True
+            if not self.module.check_mode:
+                write_text(SOURCE, text)
+                self.update()
+
+    def update(self):
+        done = self.apt("update")
+        if done.returncode != 0 or re.search(r"^(E|Err):", done.stdout + done.stderr, re.MULTILINE):
+            self.fail(done, "Reading the package lists")
+
+    def fresh(self):
+        """Lists of the last day are good enough."""
+        try:
+            times = [entry.stat().st_mtime for entry in os.scandir(LISTS) if "_Packages" in entry.name]
+        except FileNotFoundError:
+            times = []
+        return bool(times) and max(times) > time.time() - 86400
+
+    def core(self):
+        """The names of the packages with programs alone, as this source calls them."""
+        done = self.apt("install", "--simulate", "--no-install-recommends", f"{self.wanted['flavor']}-server")
+        names = re.findall(r"^Inst (\S+)", done.stdout, re.MULTILINE)
+        found = [
+            name for name in names if re.match(r"^(mysql|mariadb)-(community-)?server-core(-[\d.]+)?$", name)
+        ]
+        return done, found
+
+    def install(self, names, what):
+        done = self.apt("install", "--no-install-recommends", *names)
+        if done.returncode != 0 and re.search(
+            r"404 |Unable to (locate|fetch)|no installation candidate", done.stdout + done.stderr
+        ):
+            self.update()
+            done = self.apt("install", "--no-install-recommends", *names)
+        if done.returncode != 0:
+            self.fail(done, what)
+        self.changed = True
+
+    def mend(self):
+        """A run that was cut off leaves packages half configured."""
+        audit = run(["dpkg", "--audit"])
+        if audit.stdout.strip():
+            done = run(["dpkg", "--configure", "-a"], timeout=1800, env={**os.environ, **ENVIRONMENT})
+            if done.returncode != 0:
+                done = self.apt("--fix-broken", "install")
+            if done.returncode != 0:
+                self.fail(done, "Finishing what an earlier run began")
+            self.changed = True
+
+    def version(self):
+        for path in (BINARIES[self.wanted["flavor"]], "/usr/sbin/mysqld"):
+            if os.path.exists(path):
+                match = re.search(r"Ver (\d+\.\d+\.\d+)", run([path, "--no-defaults", "--version"]).stdout)
+                if match:
+                    return match.group(1), path
+        return self.module.fail_json(
+            msg=f"no program of {self.wanted['flavor']}-server after installation; mend: check "
+            "that mysql_repository carries this server"
+        )
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "flavor": {"type": "str", "required": True, "choices": ["mysql", "mariadb"]},
+            "stage": {"type": "str", "required": True, "choices": ["core", "server"]},
+            "unit": {"type": "str", "required": True},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "repository": {
+                "type": "dict",
+                "options": {
+                    "uris": {"type": "list", "elements": "str", "required": True},
+                    "suites": {"type": "list", "elements": "str", "required": True},
+                    "components": {"type": "list", "elements": "str", "default": []},
+                    "key": {"type": "str", "default": "", "no_log": False},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    wanted, job = module.params, Packages(module)
+    if module.check_mode:
+        module.exit_json(changed=True)
+    result = {}
+    if wanted["stage"] == "core":
+        if not shutil.which("apt-get"):
+            module.fail_json(msg="this host has no apt; mend: use Debian 12, 13 or sid, or Ubuntu 24.04")
+        job.repository()
+        job.mend()
+        if not job.fresh():
+            job.update()
+        done, names = job.core()
+        if done.returncode != 0:
+            job.update()
+            done, names = job.core()
+        if done.returncode != 0:
+            job.fail(done, f"Finding {wanted['flavor']}-server")
+        if names or wanted["packages"]:
+            job.install([*names, *wanted["packages"]], "Installing the server's programs")
+        result["version"], result["binary"] = job.version()
+    else:
+        # Made, but not started: the first start is ours, with certificate and file judged and in place. The mask
+        # is in /run, so that a run which is cut off here leaves nothing that outlives a reboot.
+        run(["systemctl", "mask", "--runtime", wanted["unit"]])
+        try:
+            job.mend()
+            job.install([f"{wanted['flavor']}-server"], "Installing the server")
+        finally:
+            run(["systemctl", "unmask", "--runtime", wanted["unit"]])
+    module.exit_json(changed=job.changed, **result)
+
+
+if __name__ == "__main__":
+    main()
