@@ -6,14 +6,29 @@ from collections.abc import Mapping
 
 from ansible.errors import AnsibleFilterError
 
+try:  # where a value was written down; not a public interface, so its absence is no error
+    from ansible._internal._datatag._tags import Origin
+except ImportError:
+    Origin = None
+
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from planner import catalogue, settings  # noqa: E402
-from planner.errors import PlanError  # noqa: E402
+from planner import catalogue, errors, fleet, schema, settings  # noqa: E402
 
 NAMES = (*catalogue.BY_VARIABLE, "mysql_extra_settings", "mysql_fit", "mysql_profile")
+READ_ALSO = ("ansible_host",)
+FACTS = (
+    "memtotal_mb",
+    "processor_nproc",
+    "processor_vcpus",
+    "distribution",
+    "distribution_release",
+    "distribution_version",
+    "distribution_major_version",
+)
+HIDDEN = "(hidden)"
 
 
 def mysql_settings(user, flavor, version, host=None, demand=None):
@@ -23,10 +38,85 @@ def mysql_settings(user, flavor, version, host=None, demand=None):
     own = {name: user[name] for name in NAMES if name in user}
     try:
         return settings.resolve(own, flavor, version, host, demand)
-    except PlanError as error:
+    except errors.PlanError as error:
         raise AnsibleFilterError(str(error)) from None
+
+
+def dynamic(value):
+    """Has it a template in it somewhere?"""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, Mapping):
+        return any(dynamic(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(dynamic(item) for item in value)
+    return False
+
+
+def secret(name, value):
+    """A secret is never read, only its name is judged."""
+    return any(word in name for word in errors.SECRET_WORDS) or type(value).__name__.startswith(
+        ("Encrypted", "Ansible")
+    )
+
+
+class Inventory:
+    """Reads hostvars without templating what needs none: a thousand hosts in seconds."""
+
+    def __init__(self, hostvars, prefixes):
+        self.hostvars, self.prefixes = hostvars, tuple(prefixes)
+        self.raw, self.warnings = {}, []
+
+    def host(self, name):
+        reader = getattr(self.hostvars, "raw_get", None)
+        raw = reader(name) if reader else self.hostvars.get(name, {})
+        if not isinstance(raw, Mapping):
+            return {}
+        self.raw[name] = raw
+        own = {}
+        for variable, value in raw.items():
+            if variable.startswith(self.prefixes) or variable in READ_ALSO:
+                if secret(variable, value):
+                    own[variable] = HIDDEN
+                elif not dynamic(value):
+                    own[variable] = value
+                else:
+                    self.template(name, variable, own)
+        facts = raw.get("ansible_facts") or {}
+        own["ansible_facts"] = {key: facts[key] for key in FACTS if key in facts}
+        return own
+
+    def template(self, name, variable, own):
+        try:
+            own[variable] = self.hostvars[name][variable]
+        except Exception as error:  # templates fail in many ways; here it only means: not known yet
+            reason = str(error).splitlines()[0][:100]
+            self.warnings.append(f"{name}: {variable} cannot be computed yet and was not checked ({reason})")
+
+    def origin(self, name, variable):
+        """'group_vars/app.yml:3' and the like, where Ansible remembers it."""
+        value = self.raw.get(name, {}).get(variable)
+        tag = Origin.get_tag(value) if Origin else None
+        if tag is None:
+            return None
+        path = getattr(tag, "path", None)
+        if not path:
+            return "command line" if "CLI" in str(tag) else str(getattr(tag, "description", "") or tag)
+        kind = "group" if "/group_vars/" in path else "host" if "/host_vars/" in path else "inventory"
+        line = getattr(tag, "line_num", None)
+        return f"{kind}: {os.path.relpath(path)}" + (f":{line}" if line else "")
+
+
+def fleet_plan(hostvars, database, application, web=(), defaults=None):
+    """The plan of the whole fleet (planner.fleet.plan) from hostvars and three lists of hosts."""
+    checker = schema.Checker()
+    inventory = Inventory(hostvars, (*schema.PREFIXES, *checker.covered))
+    groups = {"database": list(database), "application": list(application), "web": list(web)}
+    names = dict.fromkeys(name for group in groups.values() for name in group)
+    hosts = {str(name): inventory.host(name) for name in names}
+    return fleet.plan(hosts, groups, defaults, inventory.origin, checker, inventory.warnings)
 
 
 class FilterModule:
     def filters(self):
-        return {"mysql_settings": mysql_settings}
+        return {"fleet_plan": fleet_plan, "mysql_settings": mysql_settings}

@@ -1,0 +1,287 @@
+"""The names and types of our variables: roles/*/meta/argument_specs.yml, and the catalogue.
+
+Ansible checks a role's arguments host by host, when the role starts; this checks the whole inventory before
+any host is reached, and knows a misspelt name from an unknown one.
+"""
+
+import difflib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from planner import catalogue
+from planner.errors import problem
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "sandbox_")
+# Made up of the accounts' names, so no spec can list them; and what our own roles find out in a run.
+PATTERNS = (
+    re.compile(r"^mysql_[a-z0-9_]+_password$"),
+    re.compile(r"^(budget|mysql|django_app|web)_(plan|declared)$"),
+)
+SECRETS = (
+    *(f"mysql_{account}_password" for account in ("app", "migrate", "monitor", "root", "backup")),
+    "django_app_secret_key",
+)
+
+CONNECTIONS = {"type": "int", "minimum": 0}
+# What the planner itself reads, so that it holds even where a role's own spec does not list it.
+OWN = {
+    "mysql_other_users": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "connections": {"type": "int", "required": True, "minimum": 1},
+            "host": {"type": "str"},
+            "description": {"type": "str"},
+        },
+    },
+    "mysql_fit": {"type": "bool"},
+    "mysql_profile": {"type": "str", "choices": ["article", "sized"]},
+    "mysql_extra_settings": {"type": "dict"},
+    "mysql_address": {"type": "str"},
+    "mysql_flavor": {"type": "str", "choices": ["auto", "mysql", "mariadb"]},
+    "mysql_manage": {"type": "bool"},
+    "django_app_address": {"type": "str"},
+    "django_app_services": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "kind": {"type": "str"},
+            "command": {"type": "str"},
+            "processes": {"type": "int", "minimum": 1},
+            "threads": {"type": "int", "minimum": 1},
+            "pool_size": {"type": "int"},
+            "max_overflow": {"type": "int"},
+            "aliases": {"type": "int", "minimum": 1},
+            "overlap": {"type": "int", "minimum": 1},
+            "memory": {"type": "str"},
+        },
+    },
+    "sandbox_os": {"type": "str", "choices": ["mysql", "debian13", "debian12"]},
+    "sandbox_image": {"type": "str"},
+    "django_app_database_aliases": {"type": "int", "minimum": 1},
+    "django_app_statement_timeout": {"type": "int", "minimum": 0},
+    "django_app_stop_timeout": {"type": "int", "minimum": 1},
+}
+# Smallest values that make sense; the specs have no word for it.
+MINIMA = {
+    "django_app_workers": 1,
+    "django_app_threads": 1,
+    "django_app_pool_timeout": 1,
+    "django_app_lock_wait_timeout": 1,
+    "django_app_graceful_timeout": 1,
+    "django_app_release_overlap": 1,
+    "django_app_management_connections": 0,
+    "web_read_timeout": 1,
+    "budget_reserve_connections": 1,
+    "budget_monitor_connections": 1,
+    "budget_backup_connections": 0,
+    "budget_replication_connections": 0,
+    "budget_migrate_connections": 1,
+    "budget_slack_percent": 0,
+    "budget_nofile_hard": 1024,
+    "budget_cpus": 1,
+}
+SIZES = ("budget_host_memory", "budget_worker_memory", "budget_write_rate", "budget_disk")
+
+
+@lru_cache(maxsize=4)
+def load(root=ROOT):
+    """({variable: option}, prefixes whose role has specs, {variable: literal default})"""
+    options, covered, defaults = dict(OWN), set(), {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for role in sorted((Path(root) / "roles").glob("*")):
+        specs = role / "meta" / "argument_specs.yml"
+        if specs.exists():
+            covered.add(role.name + "_")
+            with specs.open(encoding="utf-8") as stream:
+                entries = yaml.load(stream, loader)["argument_specs"]  # noqa: S506 (a safe loader)
+            for entry in entries.values():
+                for name, option in (entry.get("options") or {}).items():
+                    options[name] = (
+                        {**OWN.get(name, {}), **option} if name not in OWN else merged(name, option)
+                    )
+        given = role / "defaults" / "main.yml"
+        if given.exists():
+            with given.open(encoding="utf-8") as stream:
+                for name, value in (yaml.load(stream, loader) or {}).items():  # noqa: S506
+                    if "{{" not in str(value) and "{%" not in str(value):
+                        defaults[name] = value
+    for parameter in catalogue.CATALOGUE:
+        options.setdefault(parameter.role_variable, {"type": catalogue.spec_type(parameter)})
+    return options, frozenset(covered), defaults
+
+
+def merged(name, option):
+    """A role's own spec, with the planner's bounds laid over it."""
+    result = {**OWN[name], **option}
+    nested = {**(OWN[name].get("options") or {}), **(option.get("options") or {})}
+    if nested:
+        result["options"] = nested
+    return result
+
+
+def ours(name, covered):
+    """Has the name one of our prefixes (and is its role's spec there to judge it)?"""
+    heads = [prefix for prefix in {*PREFIXES, *covered} if name.startswith(prefix)]
+    return bool(heads) and max(heads, key=len) in covered
+
+
+def nearest(name, known):
+    if name in catalogue.ALIASES:
+        return catalogue.ALIASES[name]
+    found = difflib.get_close_matches(name, [*known, *SECRETS], n=1, cutoff=0.75)
+    return found[0] if found else None
+
+
+class Checker:
+    """Checks one variable after the other; equal values on a thousand hosts are judged once."""
+
+    def __init__(self, root=ROOT):
+        self.options, self.covered, self.defaults = load(root)
+        self.seen = {}
+
+    def check(self, host, name, value):
+        """The problems of one variable on one host."""
+        try:
+            key = (name, type(value).__name__, str(value))
+            if key not in self.seen:
+                self.seen[key] = self._check(name, value)
+        except RecursionError:
+            return []
+        return [
+            {**entry, "host": host, **({"on": [host]} if "set_to" in entry else {})}
+            for entry in self.seen[key]
+        ]
+
+    def _check(self, name, value):
+        option = self.options.get(name)
+        if option is None:
+            if not ours(name, self.covered) or any(pattern.match(name) for pattern in PATTERNS):
+                return []
+            better = nearest(name, self.options)
+            if better in SECRETS:
+                value = "(hidden)"
+            mend = f"write {better}" if better else f"remove {name}"
+            change = {name: None, better: value} if better else {name: None}
+            what = f"is unknown; did you mean {better}?" if better else "is unknown"
+            return [problem("", name, value, what, mend, change)]
+        if value is None:
+            return []
+        if name in catalogue.BY_VARIABLE:
+            return []  # the resolver judges it, with its unit and range
+        default = option.get("default", self.defaults.get(name))
+        try:
+            parsed = typed(value, option)
+            least = option.get("minimum", MINIMA.get(name))
+            if least is not None and parsed < least:
+                raise ValueError(f"is below the smallest value, {least}")
+            if name in SIZES and value not in ("", 0):
+                from planner import units
+
+                units.size(value)
+        except ValueError as error:
+            mend, change = self.mend(name, value, option, default)
+            return [problem("", name, value, str(error), mend, change)]
+        return []
+
+    def mend(self, name, value, option, default):
+        from planner import units
+
+        if name in SIZES:
+            better = units.suggestion(value) or default or "1G"
+        elif default not in (None, "") and fine(default, option):
+            better = default
+        elif option.get("choices"):
+            found = difflib.get_close_matches(
+                str(value), [str(c) for c in option["choices"]], n=1, cutoff=0.4
+            )
+            better = found[0] if found else option["choices"][0]
+        else:
+            return f"give {name} a value of type {option.get('type', 'str')}, or remove it", {name: None}
+        return f"set {name} to {better}", {name: better}
+
+
+def fine(value, option):
+    try:
+        typed(value, option)
+    except ValueError:
+        return False
+    return True
+
+
+def typed(value, option, where=""):
+    """The value as its type has it, or ValueError. Numbers may come as texts (INI inventories, -e)."""
+    kind = option.get("type", "str")
+    head = f"{where}: " if where else ""
+    reader = READERS.get(kind)
+    if reader:
+        try:
+            value = reader(value)
+        except ValueError as error:
+            raise ValueError(f"{head}{error}") from None
+    elif kind == "list":
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{head}is not a list")
+        element = option.get("elements")
+        if element:
+            inner = {"type": element, "options": option.get("options"), "choices": option.get("choices")}
+            for count, item in enumerate(value, 1):
+                typed(item, inner, f"{where}entry {count}" if not where else f"{where}, entry {count}")
+            return value
+    elif kind == "dict":
+        if not isinstance(value, dict) and not hasattr(value, "keys"):
+            raise ValueError(f"{head}is not a dictionary")
+        nested(value, option.get("options"), where)
+    choices = option.get("choices")
+    if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
+        raise ValueError(f"{head}is not one of " + ", ".join(str(choice) for choice in choices))
+    return value
+
+
+def nested(value, options, where):
+    if not options:
+        return
+    head = f"{where}: " if where else ""
+    for key, item in value.items():
+        if key not in options:
+            better = difflib.get_close_matches(str(key), list(options), n=1, cutoff=0.6)
+            hint = f"; did you mean {better[0]}?" if better else ""
+            raise ValueError(f"{head}{key} is unknown{hint}")
+        if item is not None:
+            inner = typed(item, options[key], f"{head}{key}")
+            least = options[key].get("minimum")
+            if least is not None and inner < least:
+                raise ValueError(f"{head}{key} is below the smallest value, {least}")
+    for key, option in options.items():
+        if option.get("required") and value.get(key) is None:
+            raise ValueError(f"{head}{key} is missing")
+
+
+def _whole(value):
+    return catalogue.PARSERS["int"](None, value)
+
+
+def _number(value):
+    return catalogue.PARSERS["float"](None, value)
+
+
+def _text(value):
+    if isinstance(value, list | dict | tuple):
+        raise ValueError("is not a text")
+    return value
+
+
+READERS = {
+    "int": _whole,
+    "float": _number,
+    "bool": catalogue.boolean,
+    "str": _text,
+    "path": _text,
+    "raw": lambda value: value,
+}
