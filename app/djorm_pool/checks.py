@@ -1,0 +1,1 @@
+"""System checks: see djorm_pool.checks in docs/pool.md."""

@@ -1,0 +1,1 @@
+"""What differs between databases. Each driver is a stateless object with the methods of `base.Driver`."""

@@ -1,0 +1,162 @@
+"""The two small records of the pool: a physical connection (Entry) and its being lent (Lease)."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from typing import Any
+
+# What a statement does to its session; drivers classify, leases remember.
+DIRTY = 1  # changes the session: reset before the next borrower
+TX = 2  # may leave a transaction open although autocommit is on
+PIN = 4  # the next statement may rely on it: no early release
+PREVIOUS = 8  # asks about the statement before it (LAST_INSERT_ID() and the like)
+WRITE = 16  # what it did can be asked about afterwards
+
+
+class Entry:
+    """One physical connection. Times are monotonic seconds."""
+
+    __slots__ = (
+        "born",
+        "expires",
+        "fd",
+        "generation",
+        "lends",
+        "poll",
+        "raw",
+        "ready",
+        "stamp",
+        "suspect",
+        "used",
+    )
+
+    def __init__(self, raw: Any, fd: int | None, generation: int, lifetime: float | None) -> None:
+        now = time.monotonic()
+        self.raw = raw
+        self.fd = fd  # cached: the driver refuses to tell while another thread is in a call
+        self.generation = generation
+        self.born = self.used = now
+        self.expires = float("inf") if lifetime is None else now + lifetime
+        self.lends = 0
+        self.ready = False  # session initialisation has been done
+        self.suspect = False  # a sibling was found dead: ping before lending
+        self.stamp: Any = None  # the driver's own
+        self.poll: Any = None
+        if fd is not None and hasattr(select, "poll"):  # poll, not select: descriptors above 1023
+            poller = select.poll()
+            poller.register(fd, select.POLLIN | select.POLLPRI | select.POLLERR | select.POLLHUP)
+            self.poll = poller.poll
+
+    def forget_fd(self) -> None:
+        """Called before the connection is closed: from then on the number may belong to somebody else."""
+        self.fd = self.poll = None
+
+
+class OwnerRef(weakref.ref):
+    """A weak reference to the owning wrapper that leads back to the lease.
+
+    Its callback is deque.append: the only thing that may run on whatever thread the garbage collector chose.
+    """
+
+    __slots__ = ("lease",)
+
+
+class Lease:
+    """One borrowing: who, since when, and what was done to the session."""
+
+    __slots__ = (
+        "__weakref__",
+        "alias",
+        "asked",
+        "broken",
+        "cursors",
+        "entry",
+        "fairy",
+        "flags",
+        "gate",
+        "granted",
+        "opener",
+        "owner",
+        "params",
+        "path",
+        "pool",
+        "raw",
+        "reclaimed",
+        "record",
+        "reported",
+        "since",
+        "stack",
+        "thread",
+        "waited",
+    )
+
+    def __init__(
+        self, alias: str = "", opener: Any = None, params: Any = None, path: str | None = None
+    ) -> None:
+        self.alias = alias
+        self.opener = opener
+        self.params = params
+        self.path = path
+        self.thread = threading.current_thread()
+        self.since = time.monotonic()
+        self.owner: OwnerRef | None = None
+        self.pool: Any = None
+        self.record: Any = None
+        self.fairy: Any = None
+        self.entry: Entry | None = None
+        self.raw: Any = None
+        self.flags = 0
+        self.broken = False  # an error said that the connection is gone
+        self.asked = False
+        self.cursors: list[weakref.ref[Any]] = []
+        self.gate: Any = None
+        self.granted = False
+        self.reclaimed = False
+        self.reported = False
+        self.stack: Any = None
+        self.waited = 0.0
+
+    def describe(self, now: float) -> str:
+        """`thread 'x' since 1.2 s (alias 'default', path '/a')`, for messages."""
+        path = f", path {self.path!r}" if self.path else ""
+        return f"thread {self.thread.name!r} since {now - self.since:.1f} s (alias {self.alias!r}{path})"
+
+
+class Watchdog:
+    """Cuts a socket when a check on it takes too long: a half-open connection would hang for ever.
+
+    `fired` tells that the connection is gone, even where the check itself came back just in time.
+    """
+
+    def __init__(self, fd: int | None, seconds: float) -> None:
+        self.fired = False
+        self._done = False
+        self._lock = threading.Lock()
+        self._fd = fd
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._done or self._fd is None:
+                return
+            self.fired = True
+            try:
+                with socket.socket(fileno=os.dup(self._fd)) as twin:
+                    twin.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def __enter__(self) -> Watchdog:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._done = True
+        self._timer.cancel()
