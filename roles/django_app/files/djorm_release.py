@@ -1,0 +1,90 @@
+"""What a deployment asks of a release before it may serve: check, migrate, gate. Run by the role.
+
+The last line of output is the verdict as JSON.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+
+def check() -> dict:
+    """The project loads, Django's checks pass, the WSGI application can be made, static files are collected."""
+    from django.apps import apps
+    from django.core.management import call_command
+    from django.core.servers.basehttp import get_internal_wsgi_application
+
+    call_command("check")
+    get_internal_wsgi_application()
+    if apps.is_installed("django.contrib.staticfiles") and os.environ.get("DJANGO_STATIC_ROOT"):
+        call_command("collectstatic", interactive=False, verbosity=0)
+    return {"ok": True}
+
+
+def plan() -> list[str]:
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+
+    executor = MigrationExecutor(connection)
+    steps = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [f"{migration.app_label}.{migration.name}" for migration, _ in steps]
+
+
+def migrate() -> dict:
+    """Apply what is pending, if anything is."""
+    pending = plan()
+    if pending:
+        from django.core.management import call_command
+
+        call_command("migrate", interactive=False, verbosity=1)
+    return {"ok": True, "applied": pending}
+
+
+def gate() -> dict:
+    """The whole stack of this release answers its health address, by a query through its own pool."""
+    from django.conf import settings
+    from django.test import Client
+
+    pending = plan()
+    if pending:
+        return {"ok": False, "error": f"migrations are pending: {', '.join(pending)}"}
+    hosts = [host for host in settings.ALLOWED_HOSTS if host != "*"] or ["localhost"]
+    client = Client(
+        raise_request_exception=False,
+        headers={"host": hosts[0].lstrip("."), "x-forwarded-proto": "https", "accept": "*/*"},
+    )
+    path = os.environ["DJANGO_APP_HEALTH_PATH"]
+    response = client.get(path)
+    if response.status_code >= 400:
+        body = b"" if response.streaming else response.content[:300]
+        return {"ok": False, "error": f"{path} answers {response.status_code}: {body.decode('utf-8', 'replace')}"}
+    return {"ok": True, "status": response.status_code}
+
+
+def described(problem: BaseException) -> str:
+    """The problem and the place in the project it comes from; a full traceback buries both."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    here = os.getcwd()
+    ours = [frame for frame in frames if frame.filename.startswith(here)]
+    last = (ours or frames)[-1]
+    name = os.path.relpath(last.filename, here) if ours else last.filename
+    cause = f"; because of {type(problem.__cause__).__name__}: {problem.__cause__}" if problem.__cause__ else ""
+    return f"{type(problem).__name__}: {problem} ({name}, line {last.lineno}){cause}"
+
+
+def main() -> int:
+    try:
+        import django
+
+        django.setup()
+        verdict = {"check": check, "migrate": migrate, "gate": gate}[sys.argv[1]]()
+    except (Exception, SystemExit) as problem:
+        traceback.print_exc()
+        verdict = {"ok": False, "error": described(problem)}
+    print(json.dumps(verdict), flush=True)
+    return 0 if verdict["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
