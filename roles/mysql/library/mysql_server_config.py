@@ -132,8 +132,14 @@ class Job:
         ]
 
     # --- before anything is activated --------------------------------------------------------------------
+    @staticmethod
+    def variable_of(entry):
+        """What the user would write to change it."""
+        variable = entry.get("role_variable") or entry["name"]
+        return f"mysql_extra_settings.{entry['name']}" if variable == "mysql_extra_settings" else variable
+
     def names(self, entry):
-        return f"{entry.get('role_variable') or entry['name']}={entry.get('file_value', entry['value'])}"
+        return f"{self.variable_of(entry)}={entry.get('file_value', entry['value'])}"
 
     def check_case(self):
         for entry in self.settings:
@@ -152,6 +158,7 @@ class Job:
         found, files = option_files(
             server_groups(wanted["flavor"], wanted["version"]), {self.path: wanted["content"]}
         )
+        self.found = found
         if self.path not in files and wanted["installed"] and files:
             raise Refusal(
                 f"{self.path} is read by no option file (read: {', '.join(files) or 'none'}); mend: add "
@@ -179,7 +186,7 @@ class Job:
                     mend = f"RESET PERSIST {name}" if where.startswith("SET PERSIST") else "remove it there"
                     problems.append(
                         f"{self.names(entry)}: {where} sets {name} to {value} afterwards, so ours has no "
-                        f"effect; mend: {mend}, or set {entry.get('role_variable') or name}: {value}"
+                        f"effect; mend: {mend}, or set {self.variable_of(entry)}: {value}"
                     )
         if problems:
             raise Refusal("\n".join(sorted(set(problems))))
@@ -219,7 +226,7 @@ class Job:
                 ):
                     raise Refusal(
                         f"{self.names(entry)}: the server would make {match.group(3)} of it; mend: set "
-                        f"{entry.get('role_variable') or entry['name']}: {match.group(3)}"
+                        f"{self.variable_of(entry)}: {match.group(3)}"
                     )
 
     def blame(self, line):
@@ -228,7 +235,7 @@ class Job:
         plain = words.replace("-", "_")
         for entry in sorted(self.settings, key=lambda entry: -len(entry["name"])):
             if re.search(rf"\b{re.escape(option_name(entry['name']))}\b", plain):
-                variable = entry.get("role_variable") or entry["name"]
+                variable = self.variable_of(entry)
                 return (
                     f"{self.names(entry)}: the server's own binary rejects it: {words}; mend: correct or remove "
                     f"{variable}"
@@ -264,11 +271,12 @@ class Job:
     # --- what must happen --------------------------------------------------------------------------------
     def decide(self):
         """Live changes and reasons for a restart of a server that runs."""
-        self.to_set, self.reasons = [], []
+        self.to_set, self.to_reset, self.reasons = [], [], []
         if not self.running:
             return
         for entry in self.differing(self.live):
-            if entry.get("dynamic"):
+            # Of a variable that the catalogue does not know, the server says whether it is dynamic.
+            if entry.get("dynamic") or entry.get("kind") == "extra":
                 self.to_set.append(entry)
             else:
                 self.reasons.append(
@@ -284,16 +292,17 @@ class Job:
         silent = {option_name(entry["name"]) for entry in self.settings} - {
             option_name(entry["name"]) for entry in self.readable()
         }
+        managed = {entry.get("variable") for entry in self.settings}
         old, new = self.lines(self.good), self.lines(self.wanted["content"])
-        for key in sorted(set(old) | set(new)):
-            gone = key in old and key not in new
-            if (
-                key[0] == "mysqld"
-                and old.get(key) != new.get(key)
-                and self.good is not None
-                and (gone or key[1] in silent)
-            ):
-                self.reasons.append(f"{key[1]}: {old.get(key)} -> {new.get(key, 'no longer set')}")
+        for key in sorted(set(old) | set(new)) if self.good is not None else ():
+            if key[0] != "mysqld" or old.get(key) == new.get(key):
+                continue
+            if key in new and key[1] in silent:
+                self.reasons.append(f"{key[1]}: {old.get(key)} -> {new[key]}")
+            elif key not in new and key[1] in self.live and key[1] not in managed:
+                self.to_reset.append(key[1])
+            elif key not in new and key[1] not in managed:
+                self.reasons.append(f"{key[1]}: {old[key]} -> no longer set")
 
     @staticmethod
     def lines(text):
@@ -383,44 +392,51 @@ class Job:
 
     def set_live(self):
         """SET GLOBAL what is dynamic. What the server does not take live becomes a reason for a restart."""
-        done = []
-        for entry in self.to_set:
-            name = entry["variable"]
+        before, done = self.live, []
+        todo = [(entry["variable"], literal(entry["value"]), entry["file_value"], entry) for entry in self.to_set]
+        todo += [(name, self.fallback(name), "no longer set", None) for name in self.to_reset]
+        for name, text, wanted, entry in todo:
             try:
-                self.client.query(f"SET GLOBAL {name} = {literal(entry['value'])}")
-                done.append(entry)
+                self.client.query(f"SET GLOBAL {name} = {text}")
+                done.append((name, wanted, entry))
             except SqlError as error:
-                if re.search(r"ERROR (1238|1621)\b", str(error)):  # read only after all
-                    self.reasons.append(f"{name}: {self.live.get(name)} -> {entry['file_value']}")
+                if re.search(r"ERROR (1238|1621|1230)\b", str(error)):  # read only, or without a default
+                    self.reasons.append(f"{name}: {before.get(name)} -> {wanted}")
                     continue
-                for undo in reversed(done):
-                    self.client.query(
-                        f"SET GLOBAL {undo['variable']} = {literal(self.live[undo['variable']])}"
-                    )
-                self.put_back()
-                raise Refusal(
-                    f"{self.names(entry)}: the server rejects it: {error}; the old file and values are back; "
-                    f"mend: correct {entry.get('role_variable') or name}"
-                ) from error
-        if "ssl" in self.reload:
-            statement = "ALTER INSTANCE RELOAD TLS" if self.wanted["flavor"] == "mysql" else "FLUSH SSL"
-            self.client.query(statement)
-            self.actions.append("certificate reloaded")
+                self.undo(done, before)
+                what = self.names(entry) if entry else f"{name}={text}"
+                raise Refusal(f"{what}: the server rejects it: {error}; nothing was changed; mend: correct "
+                              f"{self.variable_of(entry) if entry else name}") from error
         if not done:
             return
-        self.live_before, self.live = self.live, self.read()
         for _ in range(20):  # some, as the buffer pool's size, take a moment
-            stubborn = [entry for entry in done if entry in self.differing(self.live)]
-            if not stubborn:
+            self.live = self.read()
+            stubborn = self.differing(self.live)
+            if not any(entry in stubborn for _, _, entry in done):
                 break
             time.sleep(0.25)
-            self.live = self.read()
-        for entry in done:
-            name = entry["variable"]
+        for name, wanted, entry in done:
             if entry in stubborn:
-                self.reasons.append(f"{name}: {self.live.get(name)} -> {entry['file_value']}")
-            else:
-                self.actions.append(f"live {name}: {self.live_before.get(name)} -> {self.live.get(name)}")
+                self.reasons.append(f"{name}: {self.live.get(name)} -> {wanted}")
+            elif before.get(name) != self.live.get(name):
+                self.actions.append(f"live {name}: {before.get(name)} -> {self.live.get(name)}")
+        if self.reasons and self.wanted["restart_policy"] == "never":
+            self.undo(done, before)
+
+    def fallback(self, name):
+        """What holds where our file says nothing: another file's word, else the server's default."""
+        others = [value for other, value, path, _ in self.found if other == name and path != self.path]
+        return literal(others[-1]) if others else "DEFAULT"
+
+    def undo(self, done, before):
+        for name, _, _ in reversed(done):
+            self.client.query(f"SET GLOBAL {name} = {literal(before[name])}")
+        self.actions.clear()
+
+    def reload_tls(self):
+        statement = "ALTER INSTANCE RELOAD TLS" if self.wanted["flavor"] == "mysql" else "FLUSH SSL"
+        self.client.query(statement)
+        self.actions.append("certificate reloaded")
 
     def put_back(self):
         """The files that last served well."""
@@ -517,7 +533,7 @@ class Job:
             elif not matches(entry["value"], have, entry["compare"]):
                 problems.append(
                     f"{self.names(entry)}: the server runs with {have}; mend: set "
-                    f"{entry.get('role_variable') or name}: {have}, or look for what overrides it"
+                    f"{self.variable_of(entry)}: {have}, or look for what overrides it"
                 )
             elif (
                 name in self.session
@@ -585,6 +601,12 @@ def main():
     module.exit_json(**result)
 
 
+def refuse_restart(job, policy):
+    if job.reasons and policy == "never":
+        raise Refusal("mysql_restart_policy=never: a restart would be needed for " + "; ".join(job.reasons)
+                      + "; mend: set mysql_restart_policy: auto, or take these settings back")
+
+
 def work(job, module):
     wanted = module.params
     job.look()
@@ -595,15 +617,9 @@ def work(job, module):
     if job.differs or not job.initialised:
         job.check_space()
     job.decide()
-    job.reload = {"ssl"} if job.tls_differs and job.running else set()
     enabled = job.unit.get("UnitFileState") == "enabled"
     policy = wanted["restart_policy"]
-    if job.reasons and policy == "never":
-        raise Refusal(
-            "mysql_restart_policy=never: a restart would be needed for "
-            + "; ".join(job.reasons)
-            + "; mend: set mysql_restart_policy: auto, or take these settings back"
-        )
+    refuse_restart(job, policy)
     if job.reasons and policy == "auto" and job.futile():
         raise Refusal(
             "The server was started with this very file and still differs: "
@@ -623,6 +639,7 @@ def work(job, module):
         or job.drop_in_differs
         or job.tls_differs
         or job.to_set
+        or job.to_reset
         or job.cut_off
         or job.missing_directories()
         or job.wrong_modes()
@@ -631,12 +648,14 @@ def work(job, module):
     if job.reasons and policy == "auto":
         changed = True
     if module.check_mode:
-        would = [f"live {entry['variable']}" for entry in job.to_set] + [
-            f"restart for {r}" for r in job.reasons
-        ]
+        would = [f"live {entry['variable']}" for entry in job.to_set]
+        would += [f"live {name}" for name in job.to_reset] + [f"restart for {r}" for r in job.reasons]
         return result | {"changed": changed, "actions": would, "diff": diff}
 
     job.pending = []
+    if job.running and (not job.reasons or policy == "report"):
+        job.set_live()
+        refuse_restart(job, policy)
     job.place()
     if wanted["installed"]:
         if job.drop_in_differs or job.unit.get("NeedDaemonReload") == "yes":
@@ -650,12 +669,12 @@ def work(job, module):
         if not job.running:
             job.bring_up("start")
         else:
-            if not job.reasons or policy == "report":
-                job.set_live()
             if job.reasons and policy == "auto":
                 job.bring_up("restart")
                 result["restarted"] = True
-            elif job.reasons:
+            elif job.tls_differs:
+                job.reload_tls()
+            if job.reasons and policy == "report":
                 job.pending = job.reasons
                 module.warn("mysql_restart_policy=report: waits for a restart: " + "; ".join(job.reasons))
         job.read_back()
