@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from ansible.errors import AnsibleFilterError
+from jinja2 import Undefined
 
 try:  # where a value was written down; not a public interface, so its absence is no error
     from ansible._internal._datatag._tags import Origin
@@ -53,6 +54,17 @@ def dynamic(value):
     return False
 
 
+def settled(value):
+    """The templated value throughout; LookupError where a part of it is not defined (yet)."""
+    if isinstance(value, Undefined):
+        raise LookupError(getattr(value, "_undefined_message", None) or "not defined")
+    if isinstance(value, Mapping):
+        return {key: settled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [settled(item) for item in value]
+    return value
+
+
 def secret(name, value):
     """A secret is never read, only its name is judged."""
     return any(word in name for word in errors.SECRET_WORDS) or type(value).__name__.startswith(
@@ -88,7 +100,7 @@ class Inventory:
 
     def template(self, name, variable, own):
         try:
-            own[variable] = self.hostvars[name][variable]
+            own[variable] = settled(self.hostvars[name][variable])
         except Exception as error:  # templates fail in many ways; here it only means: not known yet
             reason = str(error).splitlines()[0][:100]
             self.warnings.append(f"{name}: {variable} cannot be computed yet and was not checked ({reason})")

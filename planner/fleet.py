@@ -634,6 +634,10 @@ class Fleet:
             result["wait_timeout_above"] = max(recycles)
         if host.memory:
             result["memory_bytes"] = host.memory
+        if host.explicit("budget_nofile_hard"):
+            result["nofile_hard"] = host.number("budget_nofile_hard")
+        if host.number("mysql_admin_connections") > 1:
+            result["extra_max_connections"] = host.number("mysql_admin_connections")
         return result
 
     def candidates(self, host):
@@ -768,9 +772,7 @@ class Fleet:
             user["mysql_fit"] = host.truth("mysql_fit")
         if not hasattr(user.get("mysql_extra_settings", {}), "keys"):
             user.pop("mysql_extra_settings")
-        paper = {"memory_bytes": host.memory, "cpus": host.cpus}
-        if host.explicit("budget_nofile_hard"):
-            paper["nofile_hard"] = host.number("budget_nofile_hard")
+        paper = {"cpus": host.cpus}  # memory and files are in the demand
         outcomes = []
         for flavor, version, assumed in self.candidates(host):
             try:
@@ -855,6 +857,20 @@ class Fleet:
                 what,
                 {"django_app_pool_size": smaller},
                 names,
+            )
+        most = self.pool_for(host, MAX_CONNECTIONS)
+        if most and not host.explicit("budget_nofile_hard") and host.truth("mysql_manage"):
+            least = max(1, most // 2)  # half of what a server can have at all leaves room to grow
+            need = sum(row["connections"] for row in self.connections(host, least)[0])
+            return problem(
+                host.name,
+                entry["variable"],
+                entry["value"],
+                f"cannot hold the {total} connections of this inventory, and no server takes so many",
+                f"set django_app_pool_size to {least} on the application hosts, "
+                f"and {entry['variable']} to {need}",
+                {"django_app_pool_size": least, entry["variable"]: need},
+                [*names, host.name],
             )
         return problem(
             host.name,

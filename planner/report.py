@@ -30,7 +30,7 @@ def refusal(plan):
 
 def problems(plan):
     count = len(plan["errors"])
-    parts = ["", f"REFUSED: {count} problem{'s' if count > 1 else ''}; no host was touched"]
+    parts = ["", f"REFUSED: {count} problem{'s' if count > 1 else ''}; no host was changed"]
     parts += [f"  - {line(entry)}" for entry in plan["errors"][:50]]
     if count > 50:
         parts.append(f"  - and {count - 50} more (plan.json has all)")
@@ -40,11 +40,19 @@ def problems(plan):
 def verdict(plan):
     parts = []
     if plan["warnings"]:
+        alike = {}
+        for entry in plan["warnings"]:
+            host, _, what = entry.partition(": ")
+            alike.setdefault(what, []).append(host)
         parts += ["", "To know"]
-        parts += [f"  - {entry}" for entry in plan["warnings"][:20]]
-        if len(plan["warnings"]) > 20:
-            parts.append(f"  - and {len(plan['warnings']) - 20} more (plan.json has all)")
+        parts += [f"  - {several(hosts)}: {what}" for what, hosts in list(alike.items())[:20]]
+        if len(alike) > 20:
+            parts.append(f"  - and {len(alike) - 20} more (plan.json has all)")
     return parts + (problems(plan) if plan["errors"] else ["", "This works out."])
+
+
+def several(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def row(left, middle, right):
@@ -164,7 +172,7 @@ def timeouts(plan):
         shape = (entry["timeout"], entry["longest_request"], entry["recycle"], entry["server"])
         shapes.setdefault(shape, []).append(name)
     for (wait, longest, recycle, server), names in shapes.items():
-        label = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        label = several(names)
         if not parts:
             parts += ["", "time-outs, in seconds"]
         proxy = f" < nginx {web}" if web else ""

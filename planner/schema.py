@@ -19,7 +19,7 @@ PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "sandbox_")
 # Made up of the accounts' names, so no spec can list them; and what our own roles find out in a run.
 PATTERNS = (
     re.compile(r"^mysql_[a-z0-9_]+_password$"),
-    re.compile(r"^(budget|mysql|django_app|web)_(plan|declared)$"),
+    re.compile(r"^(budget|mysql|django_app|web)_(plan|declared|resolved|shown)$"),
 )
 SECRETS = (
     *(f"mysql_{account}_password" for account in ("app", "migrate", "monitor", "root", "backup")),
@@ -68,6 +68,25 @@ OWN = {
     "django_app_statement_timeout": {"type": "int", "minimum": 0},
     "django_app_stop_timeout": {"type": "int", "minimum": 1},
 }
+OWN.update(
+    {
+        name: {"type": "int"}
+        for name in (
+            "django_app_workers",
+            "django_app_threads",
+            "django_app_pool_size",
+            "django_app_pool_max_overflow",
+            "django_app_pool_recycle",
+            "django_app_pool_timeout",
+            "django_app_lock_wait_timeout",
+            "django_app_graceful_timeout",
+            "django_app_release_overlap",
+            "django_app_management_connections",
+            "web_read_timeout",
+        )
+    }
+)
+OWN["django_app_pool_pessimistic"] = {"type": "bool"}
 # Smallest values that make sense; the specs have no word for it.
 MINIMA = {
     "django_app_workers": 1,
@@ -133,8 +152,11 @@ def ours(name, covered):
 
 
 def nearest(name, known):
+    """The known name that was meant, among those with the same prefix."""
     if name in catalogue.ALIASES:
         return catalogue.ALIASES[name]
+    head = next((prefix for prefix in PREFIXES if name.startswith(prefix)), name[:4])
+    known = [other for other in known if other.startswith(head)]
     found = difflib.get_close_matches(name, [*known, *SECRETS], n=1, cutoff=0.75)
     return found[0] if found else None
 
@@ -162,9 +184,11 @@ class Checker:
     def _check(self, name, value):
         option = self.options.get(name)
         if option is None:
-            if not ours(name, self.covered) or any(pattern.match(name) for pattern in PATTERNS):
+            if any(pattern.match(name) for pattern in PATTERNS):
                 return []
             better = nearest(name, self.options)
+            if not ours(name, self.covered) and not (better and name.startswith(PREFIXES)):
+                return []
             if better in SECRETS:
                 value = "(hidden)"
             mend = f"write {better}" if better else f"remove {name}"

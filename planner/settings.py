@@ -27,6 +27,11 @@ class Resolver:
         self.version = versions.parse(version)
         self.host = {key: value for key, value in dict(host or {}).items() if value is not None}
         self.demand = {key: value for key, value in dict(demand or {}).items() if value is not None}
+        # What the plan knows of the host and what was seen on it: the lesser counts.
+        for limit in ("memory_bytes", "nofile_hard"):
+            known = [int(part[limit]) for part in (self.host, self.demand) if part.get(limit)]
+            if known:
+                self.host[limit] = min(known)
         self.name = name or self.demand.get("name") or ""
         self.problems, self.warnings = [], []
         self.values, self.origins, self.reasons = {}, {}, {}
