@@ -46,6 +46,32 @@ def words(name: str, default: str = "", env: Mapping[str, str] = os.environ) -> 
     return [word.strip() for word in env.get(name, default).split(",") if word.strip()]
 
 
+def init_command(theirs: str = "", env: Mapping[str, str] = os.environ) -> str:
+    """What every new session is told: the project's own command, then our bounds, as one statement."""
+    assignments = []
+    wait = number("DATABASE_LOCK_WAIT_TIMEOUT", None, env)
+    if wait is not None:
+        if wait < 1:
+            raise EnvironmentProblem(f"DATABASE_LOCK_WAIT_TIMEOUT={wait}: must be at least 1 second")
+        assignments += [f"{name} = {wait}" for name in LOCK_WAITS]
+    statement = number("DATABASE_STATEMENT_TIMEOUT", 0, env)
+    if statement < 0:
+        raise EnvironmentProblem(f"DATABASE_STATEMENT_TIMEOUT={statement}: must be 0 (no limit) or more")
+    if not assignments and not statement:
+        return theirs
+    ours = ", ".join(assignments or ["@djorm = NULL"])
+    if statement:
+        # Each server reads its own comment and skips the other's: seconds there, milliseconds here.
+        limits = f"/*M! max_statement_time = {statement}, */ /*!80000 max_execution_time = {statement}000, */"
+        ours = f"{limits} {ours}"
+    if not theirs:
+        return f"SET SESSION {ours}"
+    if theirs.upper().startswith("SET ") and " TRANSACTION " not in theirs.upper():
+        # One statement only: the client library runs init_command as a single query.
+        return f"{theirs}, {ours}"
+    return theirs
+
+
 def database(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One entry of DATABASES. What the project already says in `over` stays unless we must decide it."""
     result: dict[str, Any] = dict(over or {})
@@ -80,17 +106,9 @@ def database(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None
         # Certificate and name are checked; a plain REQUIRED would accept anybody's certificate.
         options["ssl"] = {**(options.get("ssl") or {}), "ca": ca}
         options["ssl_mode"] = "VERIFY_IDENTITY"
-    wait = number("DATABASE_LOCK_WAIT_TIMEOUT", None, env)
-    if wait is not None:
-        if wait < 1:
-            raise EnvironmentProblem(f"DATABASE_LOCK_WAIT_TIMEOUT={wait}: must be at least 1 second")
-        ours = "SET SESSION " + ", ".join(f"{name} = {wait}" for name in LOCK_WAITS)
-        theirs = (options.get("init_command") or "").strip().rstrip(";")
-        if not theirs:
-            options["init_command"] = ours
-        elif theirs.upper().startswith("SET ") and " TRANSACTION " not in theirs.upper():
-            # One statement only: the client library runs init_command as a single query.
-            options["init_command"] = theirs + ", " + ours.removeprefix("SET ")
+    command = init_command((options.get("init_command") or "").strip().rstrip(";"), env)
+    if command:
+        options["init_command"] = command
     result["OPTIONS"] = options
     return result
 

@@ -13,7 +13,7 @@ DEBUG = environment.flag("DJANGO_DEBUG", False)
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "")
 if not SECRET_KEY:
     if not DEBUG:
-        raise ImproperlyConfigured("DJANGO_SECRET_KEY is not set (DJANGO_DEBUG=true does without, on a desk only)")
+        raise ImproperlyConfigured("DJANGO_SECRET_KEY is not set (on a desk DJANGO_DEBUG=true does without)")
     SECRET_KEY = "only-for-a-developers-desk-never-deployed-" + "x" * 20
 ALLOWED_HOSTS = environment.words("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 

@@ -40,7 +40,8 @@ def client_address(request: HttpRequest) -> Address | None:
     mode lets in nobody else) or one of STATUS_TRUSTED_PROXIES. Anybody can write that header.
     """
     peer = request.META.get("REMOTE_ADDR") or ""
-    forwarded = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
+    header = request.META.get("HTTP_X_FORWARDED_FOR", "")
+    forwarded = [part.strip() for part in header.split(",") if part.strip()]
     proxies = listed("STATUS_TRUSTED_PROXIES")
     try:
         address = ipaddress.ip_address(peer) if peer else None

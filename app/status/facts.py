@@ -62,6 +62,8 @@ COUNTERS = (
 SESSION = (
     "innodb_lock_wait_timeout",
     "lock_wait_timeout",
+    "transaction_isolation",
+    "tx_isolation",
     "wait_timeout",
 )
 
@@ -116,7 +118,7 @@ def session() -> dict[str, Any]:
         if connection.vendor != "mysql":
             cursor.execute("SELECT 1")
             return {"vendor": connection.vendor}
-        cursor.execute("SHOW SESSION VARIABLES WHERE Variable_name IN %s", [(*SESSION, "tx_isolation", "transaction_isolation")])
+        cursor.execute("SHOW SESSION VARIABLES WHERE Variable_name IN %s", [SESSION])
         values = dict(cursor.fetchall())
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         cipher = (cursor.fetchone() or ("", ""))[1]
@@ -141,7 +143,9 @@ def server() -> dict[str, Any]:
         ping()
         return {"vendor": connection.vendor}
     with connection.cursor() as cursor:
-        cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN %s", [(*PARAMETERS, "version", "version_comment")])
+        cursor.execute(
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN %s", [(*PARAMETERS, "version", "version_comment")]
+        )
         variables = dict(cursor.fetchall())
         cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN %s", [COUNTERS])
         counters = {name: int(value) for name, value in cursor.fetchall()}

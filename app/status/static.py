@@ -19,10 +19,11 @@ class CollectedStatic:
         self.prefix = url if url.startswith("/") and len(url) > 1 else None
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if not self.prefix or not request.path_info.startswith(self.prefix) or request.method not in ("GET", "HEAD"):
+        path = request.path_info
+        if not self.prefix or not path.startswith(self.prefix) or request.method not in ("GET", "HEAD"):
             return self.get_response(request)
         try:
-            response = serve(request, request.path_info[len(self.prefix) :], document_root=settings.STATIC_ROOT)
+            response = serve(request, path[len(self.prefix) :], document_root=settings.STATIC_ROOT)
         except Http404:
             return HttpResponseNotFound("Not found.\n", content_type="text/plain")
         response["Cache-Control"] = "public, max-age=3600"

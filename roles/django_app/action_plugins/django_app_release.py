@@ -36,7 +36,9 @@ class Problem(Exception):
 
 
 def command(argv: list[str], message: str, **kwargs) -> bytes:
-    done = subprocess.run(argv, capture_output=True, check=False, **kwargs)
+    done = subprocess.run(  # noqa: S603 (a list, no shell)
+        argv, capture_output=True, check=False, **kwargs
+    )
     if done.returncode:
         raise Problem(f"{message}\n{done.stderr.decode(errors='replace').strip()}")
     return done.stdout
@@ -81,7 +83,10 @@ class Files(dict):
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             for member in tar:
                 if member.isfile() and not any(excluded(part, exclude) for part in Path(member.name).parts):
-                    self[f"{under}/{member.name}"] = (tar.extractfile(member).read(), bool(member.mode & 0o100))
+                    self[f"{under}/{member.name}"] = (
+                        tar.extractfile(member).read(),
+                        bool(member.mode & 0o100),
+                    )
 
 
 def excluded(name: str, patterns: list[str]) -> bool:
@@ -114,7 +119,9 @@ class Project:
         else:
             folder = Path(self.source)
             if not folder.is_dir():
-                raise Problem(f"django_app_source={self.source}: no such folder on the controller, and not a git URL")
+                raise Problem(
+                    f"django_app_source={self.source}: no such folder on the controller, and not a git URL"
+                )
             if self.version:
                 git = ["git", "-C", str(folder)]
                 files.add_archive(command([*git, "archive", "--format=tar", self.version],
@@ -132,7 +139,8 @@ class Project:
             files[f"overlay/{path}"] = ((self.files_of_role / path).read_bytes(), False)
         environment = (self.bundle / "config" / "environment.py").read_bytes()
         files["overlay/djorm_site_environment.py"] = (environment, False)
-        files.add_tree(self.bundle / "djorm_pool", "overlay/djorm_pool", [*self.exclude, "tests", "*.toml", "*.egg-info"])
+        without = [*self.exclude, "tests", "*.toml", "*.egg-info"]
+        files.add_tree(self.bundle / "djorm_pool", "overlay/djorm_pool", without)
         if not self.own:
             files.add_tree(self.bundle / "status", "overlay/djorm_status", self.exclude)
         files["requirements.txt"] = (self.lock().encode(), False)
@@ -188,7 +196,11 @@ class Project:
         """Only a full commit id means the same tomorrow; anything else has to be asked for anew."""
         if not re.fullmatch(r"[0-9a-f]{40}", version):
             return False
-        return subprocess.run([*git, "cat-file", "-e", version + "^{commit}"], capture_output=True, check=False).returncode == 0
+        try:
+            command([*git, "cat-file", "-e", version + "^{commit}"], "")
+        except Problem:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -252,7 +264,9 @@ class ActionModule(ActionBase):
     def module(self, args: dict, step: str, names: tuple[str, ...] = (), **more) -> dict:
         chosen = {name: args[name] for name in ("name", "home", "user", *names) if args.get(name) is not None}
         return self._execute_module(
-            module_name="django_app_release", module_args={**chosen, "step": step, **more}, task_vars=self.vars
+            module_name="django_app_release",
+            module_args={**chosen, "step": step, **more},
+            task_vars=self.vars,
         )
 
     def environment(self, args: dict, deployed: bool) -> dict:
@@ -260,7 +274,9 @@ class ActionModule(ActionBase):
         check_mode = self._task.check_mode
         ca = Path(args.get("ca_file") or "/nonexistent")
         if args.get("ca_file") and not ca.is_file() and not check_mode:
-            raise Problem(f"django_app_database_ca={ca}: no such file on this controller; mend: deploy the server first")
+            raise Problem(
+                f"django_app_database_ca={ca}: no such file on this controller; mend: deploy the server first"
+            )
         return {
             **({"ca": ca.read_text()} if ca.is_file() else {}),
             "environment": {key: str(value) for key, value in (args.get("environment") or {}).items()},
@@ -295,14 +311,14 @@ class ActionModule(ActionBase):
         needed = NEEDS_PYTHON.get(project.django)
         if python and needed and tuple(int(part) for part in python.split(".")) < needed:
             raise Problem(
-                f"django_app_django_version={project.django}: needs Python {'.'.join(map(str, needed))}, this host has "
-                f"{python}; mend: set django_app_django_version to 5.2"
+                f"django_app_django_version={project.django}: needs Python {'.'.join(map(str, needed))}, "
+                f"this host has {python}; mend: set django_app_django_version to 5.2"
             )
         kind = f"{found['distribution']}-py{python}-{found['machine']}-{found['client_library']}"
         wheels = hashlib.sha256(f"{kind}\0{project.wheel_key}".encode()).hexdigest()[:12]
-        release = hashlib.sha256(
-            json.dumps([files.digest(), wheels, project.settings]).encode()
-        ).hexdigest()[:12]
+        release = hashlib.sha256(json.dumps([files.digest(), wheels, project.settings]).encode()).hexdigest()[
+            :12
+        ]
         found.update(release=release, wheels=wheels, kind=kind, built=release in found["releases"])
         found["in_service"] = found["current"] == release
         return found
@@ -354,11 +370,22 @@ class ActionModule(ActionBase):
 
     def step_migrate(self, args: dict) -> dict:
         return self.module(
-            args, "migrate", release=args["probe"]["release"], **self.environment(args, args["probe"]["deployed"])
+            args,
+            "migrate",
+            release=args["probe"]["release"],
+            **self.environment(args, args["probe"]["deployed"]),
         )
 
     def step_activate(self, args: dict) -> dict:
         more = self.environment(args, args["probe"]["deployed"])
-        names = ("units", "socket", "health_path", "health_timeout", "settle_seconds", "workers", "overlap", "keep")
+        names = (
+            "units",
+            "socket",
+            "health_path",
+            "health_timeout",
+            "settle_seconds",
+            "workers",
+            "overlap",
+            "keep",
+        )
         return self.module(args, "activate", names, release=args["probe"]["release"], **more)
-

@@ -10,7 +10,7 @@ import traceback
 
 
 def check() -> dict:
-    """The project loads, Django's checks pass, the WSGI application can be made, static files are collected."""
+    """The project loads, Django's checks pass, there is a WSGI application, static files."""
     from django.apps import apps
     from django.core.management import call_command
     from django.core.servers.basehttp import get_internal_wsgi_application
@@ -58,7 +58,8 @@ def gate() -> dict:
     response = client.get(path)
     if response.status_code >= 400:
         body = b"" if response.streaming else response.content[:300]
-        return {"ok": False, "error": f"{path} answers {response.status_code}: {body.decode('utf-8', 'replace')}"}
+        said = body.decode("utf-8", "replace")
+        return {"ok": False, "error": f"{path} answers {response.status_code}: {said}"}
     return {"ok": True, "status": response.status_code}
 
 
@@ -69,7 +70,9 @@ def described(problem: BaseException) -> str:
     ours = [frame for frame in frames if frame.filename.startswith(here)]
     last = (ours or frames)[-1]
     name = os.path.relpath(last.filename, here) if ours else last.filename
-    cause = f"; because of {type(problem.__cause__).__name__}: {problem.__cause__}" if problem.__cause__ else ""
+    cause = (
+        f"; because of {type(problem.__cause__).__name__}: {problem.__cause__}" if problem.__cause__ else ""
+    )
     return f"{type(problem).__name__}: {problem} ({name}, line {last.lineno}){cause}"
 
 

@@ -1,6 +1,25 @@
 #!/usr/bin/python
 # One job a step, each in one round trip: what a host needs to run a release, and how it changes over.
 
+import contextlib
+import fnmatch
+import glob
+import hmac
+import http.client
+import json
+import os
+import platform
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: django_app_release
 short_description: Build, migrate and activate releases of a Django project
@@ -25,7 +44,7 @@ options:
   requirements: {description: "Requirement files in the archive.", type: list, elements: str, default: []}
   packages: {description: "Packages the service needs.", type: list, elements: str, default: []}
   build_packages: {description: "Packages a wheel build needs.", type: list, elements: str, default: []}
-  client_library: {description: "Whose client library.", type: str, default: auto, choices: [auto, mysql, mariadb]}
+  client_library: {description: "Its maker.", type: str, default: auto, choices: [auto, mysql, mariadb]}
   keep_build_packages: {description: "Leave them installed.", type: bool, default: false}
   project_settings: {description: "The project's settings module.", type: str}
   environment: {description: "What the service reads from its environment.", type: dict, default: {}}
@@ -42,27 +61,8 @@ options:
 author: [the project]
 """
 
-import contextlib
-import fnmatch
-import glob
-import hmac
-import http.client
-import json
-import os
-import platform
-import pwd
-import shutil
-import socket
-import subprocess
-import sys
-import tarfile
-import tempfile
-import time
-
-from ansible.module_utils.basic import AnsibleModule
-
-# The client library's packages. Where a distribution has MySQL's own (Debian sid, Ubuntu), that one: MariaDB's
-# brings mariadb-common there, which conflicts with mysql-server, and apt would remove the server for it.
+# The client library's packages. Where a distribution has MySQL's own (Debian sid, Ubuntu), that one:
+# MariaDB's brings mariadb-common there, which conflicts with mysql-server: apt would remove the server.
 MARIADB_CLIENT = ("libmariadb3", "libmariadb-dev")
 MYSQL_CLIENT = {
     "debian-forky": ("libmysqlclient24", "libmysqlclient-dev"),
@@ -90,12 +90,23 @@ def tail(text, lines=25):
 
 def run(argv, check=None, **kwargs):
     """Run and capture; `check` is the message to fail with."""
-    done = subprocess.run(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False, **kwargs
+    done = subprocess.run(  # noqa: S603 (a list, no shell)
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        **kwargs,
     )
     if check and done.returncode:
         raise Failure(check, tail(done.stdout))
     return done
+
+
+def python_version():
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return run([SYSTEM_PYTHON, "-c", code]).stdout.strip()
 
 
 def read(path):
@@ -177,7 +188,9 @@ class Host:
         for mark in glob.glob(self.path("releases", "*", MARK)):
             name = os.path.basename(os.path.dirname(mark))
             stamp = self.path("releases", name, "activated")
-            found.append((os.path.getmtime(stamp) if os.path.exists(stamp) else 0, os.path.getmtime(mark), name))
+            found.append(
+                (os.path.getmtime(stamp) if os.path.exists(stamp) else 0, os.path.getmtime(mark), name)
+            )
         return [name for _, _, name in sorted(found, reverse=True)]
 
     def workers_sockets(self, unit):
@@ -201,11 +214,11 @@ class Host:
         version = None
         if os.path.exists(SYSTEM_PYTHON):
             if os.path.realpath(sys.executable) == os.path.realpath(SYSTEM_PYTHON):
-                version = "%d.%d" % sys.version_info[:2]
+                version = ".".join(map(str, sys.version_info[:2]))
             else:
-                code = "import sys; print('%d.%d' % sys.version_info[:2])"
-                version = run([SYSTEM_PYTHON, "-c", code]).stdout.strip()
-        distribution = f"{release.get('ID', 'linux')}-{release.get('VERSION_ID') or release.get('VERSION_CODENAME')}"
+                version = python_version()
+        number = release.get("VERSION_ID") or release.get("VERSION_CODENAME")
+        distribution = f"{release.get('ID', 'linux')}-{number}"
         there = self.installed()
         library = self.p["client_library"]
         if library == "auto":
@@ -242,8 +255,7 @@ class Host:
 
     def tools(self):
         """pip, once per host and Python, for building and for filling every release's environment."""
-        version = run([SYSTEM_PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
-        folder = self.path(f"tools-{version}")
+        folder = self.path(f"tools-{python_version()}")
         if not os.path.exists(os.path.join(folder, "ready")):
             shutil.rmtree(folder, ignore_errors=True)
             run([SYSTEM_PYTHON, "-m", "venv", folder], "no virtual environment can be made (python3-venv?)")
@@ -254,7 +266,7 @@ class Host:
         # Our own controller's archive; early 3.11 has no filters yet.
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, **safely)
+            tar.extractall(folder, **safely)  # noqa: S202 (ours)
 
     def installed(self):
         text = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]).stdout
@@ -278,7 +290,16 @@ class Host:
                     # Lists that were never fetched, or are older than the mirror's files.
                     run([*apt, "update"], "apt-get update failed", env=apt_env)
                     run(install, "the packages to build wheels with cannot be installed", env=apt_env)
-            argv = [self.tools(), "-m", "pip", "wheel", "--quiet", "--no-cache-dir", "--wheel-dir", os.path.join(work, "wheels")]
+            argv = [
+                self.tools(),
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-cache-dir",
+                "--wheel-dir",
+                os.path.join(work, "wheels"),
+            ]
             for file in self.p["requirements"]:
                 argv += ["-r", os.path.join(work, file)]
             run(argv, "the project's requirements cannot be built", cwd=os.path.join(work, "app"))
@@ -342,25 +363,29 @@ class Host:
             venv = os.path.join(folder, "venv")
             python = os.path.join(venv, "bin", "python")
             run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", venv], "no virtual environment can be made")
+            wheels = sorted(glob.glob(os.path.join(set_, "*.whl")))
+            pip = [self.tools(), "-m", "pip", "--python", python, "install", "--quiet"]
             run(
-                [self.tools(), "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps",
-                 "--no-compile", *sorted(glob.glob(os.path.join(set_, "*.whl")))],
+                [*pip, "--no-index", "--no-deps", "--no-compile", *wheels],
                 "the release's packages cannot be installed",
-            )  # fmt: skip
+            )
             # Compiled here, for the service may not write to its own code.
-            run([python, "-m", "compileall", "-q", "-j", "0", os.path.join(venv, "lib"), os.path.join(folder, "app"),
-                 os.path.join(folder, "overlay")])  # fmt: skip
+            code = [os.path.join(folder, part) for part in ("venv/lib", "app", "overlay")]
+            run([python, "-m", "compileall", "-q", "-j", "0", *code])
             write(os.path.join(folder, "run"), self.launcher(release), 0o755)
             for root, folders, files in os.walk(folder):
                 for name in (*folders, *files):
                     path = os.path.join(root, name)
                     if not os.path.islink(path):
-                        os.chmod(path, os.stat(path).st_mode & 0o755 | 0o044 | (0o011 if name in folders else 0))
+                        os.chmod(
+                            path, os.stat(path).st_mode & 0o755 | 0o044 | (0o011 if name in folders else 0)
+                        )
             static = os.path.join(folder, "static")
             os.mkdir(static, 0o755)
             account = self.account()
             os.chown(static, account.pw_uid, account.pw_gid)
-            self.manage(release, ["-m", "djorm_release", "check"], f"release {release} does not pass its checks")
+            message = f"release {release} does not pass its checks"
+            self.manage(release, ["-m", "djorm_release", "check"], message)
             for root, folders, files in os.walk(static):
                 for name in (".", *folders, *files):
                     os.chown(os.path.join(root, name), 0, 0, follow_symlinks=False)
@@ -446,7 +471,11 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
                 changed[path] = None
                 continue
             there = read(path)
-            if there != content or status.st_mode & 0o7777 != mode or (status.st_uid, status.st_gid) != (0, gid):
+            if (
+                there != content
+                or status.st_mode & 0o7777 != mode
+                or (status.st_uid, status.st_gid) != (0, gid)
+            ):
                 changed[path] = there
         return changed
 
@@ -454,7 +483,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         return run(["systemctl", *argv], check)
 
     def state(self, unit):
-        text = self.systemctl("show", unit, "-p", "ActiveState,SubState,NRestarts,UnitFileState,NeedDaemonReload").stdout
+        text = self.systemctl("show", unit, "-p", "ActiveState,NRestarts").stdout
         return dict(line.partition("=")[::2] for line in text.splitlines())
 
     def journal(self, unit):
@@ -507,8 +536,11 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         client.sock.settimeout(self.p["health_timeout"])
         try:
             client.sock.connect(self.p["socket"])
-            host = str(self.p["environment"].get("DJANGO_ALLOWED_HOSTS", "localhost")).split(",")[0].lstrip(".")
-            headers = {"Host": host if host != "*" else "localhost", "X-Forwarded-Proto": "https", "Connection": "close"}
+            host = (
+                str(self.p["environment"].get("DJANGO_ALLOWED_HOSTS", "localhost")).split(",")[0].lstrip(".")
+            )
+            host = "localhost" if host == "*" else host
+            headers = {"Host": host, "X-Forwarded-Proto": "https", "Connection": "close"}
             client.request("GET", self.p["health_path"], headers=headers)
             response = client.getresponse()
             body = response.read(300)
@@ -518,7 +550,9 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         finally:
             client.close()
         if response.status >= 400:
-            raise Failure(f"{self.p['health_path']} answers {response.status}: {body!r}", self.journal(self.main))
+            raise Failure(
+                f"{self.p['health_path']} answers {response.status}: {body!r}", self.journal(self.main)
+            )
 
     def start_or_hand_over(self, release, was_serving):
         """The release `current` points to, in service and healthy; the service is never without workers."""
@@ -580,7 +614,8 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             return result
         if moved:
             # Asked beside the running release, with the settings to come; nothing has been touched yet.
-            self.manage(release, ["-m", "djorm_release", "gate"], f"release {release} is not healthy, {self.kept(before)}")
+            message = f"release {release} is not healthy, {self.kept(before)}"
+            self.manage(release, ["-m", "djorm_release", "gate"], message)
         listener_file = f"/etc/systemd/system/{self.listener}"
         rebind = listener_file in changed and serving
         try:
@@ -624,12 +659,15 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path("current"))
             return "there was no release before it; the service is stopped"
-        self.put({path: (content, *wanted[path][1:]) for path, content in changed.items() if content is not None})
+        self.put(
+            {path: (content, *wanted[path][1:]) for path, content in changed.items() if content is not None}
+        )
         link(self.path("current"), os.path.join("releases", before))
         if not serving:
             return f"back to release {before}, which was not running"
         if self.restarted:
-            if self.state(self.listener).get("ActiveState") != "active" or f"/etc/systemd/system/{self.listener}" in changed:
+            listening = self.state(self.listener).get("ActiveState") == "active"
+            if not listening or f"/etc/systemd/system/{self.listener}" in changed:
                 self.systemctl("stop", self.main)
                 self.systemctl("restart", self.listener)
             self.systemctl("restart", self.main)
@@ -662,7 +700,11 @@ def main():
     text = {"type": "str"}
     module = AnsibleModule(
         argument_spec={
-            "step": {"type": "str", "required": True, "choices": ["probe", "wheels", "build", "migrate", "activate"]},
+            "step": {
+                "type": "str",
+                "required": True,
+                "choices": ["probe", "wheels", "build", "migrate", "activate"],
+            },
             "name": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},

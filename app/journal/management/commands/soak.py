@@ -139,7 +139,7 @@ class Command(BaseCommand):
     help = "Writes journal rows at a steady rate and reports rows, errors, latencies and server connections."
 
     def add_arguments(self, parser) -> None:
-        parser.add_argument("--rate", type=float, default=20.0, help="rows a second, all clients together (20)")
+        parser.add_argument("--rate", type=float, default=20.0, help="rows a second, all clients (20)")
         parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
         parser.add_argument("--clients", type=int, default=8, help="writers at the same time (8)")
         parser.add_argument("--url", default=os.environ.get("SOAK_URL", ""), help="write through this site")
@@ -187,8 +187,9 @@ class Command(BaseCommand):
                 threads[0].join(0.2) if threads[0].is_alive() else time.sleep(0.05)
                 if time.monotonic() > next_word:
                     next_word += 10
-                    done = len(tally.latencies) + sum(tally.errors.values())
-                    self.stderr.write(f"{done} of {total} rows, {sum(tally.errors.values())} errors, peak {tally.peak}")
+                    bad = sum(tally.errors.values())
+                    done = len(tally.latencies) + bad
+                    self.stderr.write(f"{done} of {total} rows, {bad} errors, peak {tally.peak}")
         except KeyboardInterrupt:
             stop.set()
         spent = time.monotonic() - start
