@@ -19,9 +19,9 @@ setup-sandbox:
 	@tools/setup --sandbox
 
 demo: setup-sandbox ## start one throw-away host and deploy on it; OS=mysql|debian13|debian12
-	@tools/step "start the host ($(OS))" ansible-playbook playbooks/sandbox.yml -e sandbox_demo=$(OS)
-	@ansible-playbook playbook.yml
-	@ansible-playbook playbooks/report.yml
+	@tools/step "start the host ($(OS))" ansible-playbook playbooks/sandbox.yml -e sandbox_os=$(OS)
+	@ansible-playbook playbook.yml -e report_file=$(CURDIR)/.cache/report.txt
+	@cat .cache/report.txt
 
 demo-down: setup-sandbox ## remove the demo's host and everything it left
 	@tools/step "remove the host" ansible-playbook playbooks/sandbox.yml -e sandbox_state=absent -e sandbox_remove_images=true

@@ -137,7 +137,7 @@ def test_unreachable_host(inventory):
 def test_unsupported_os(inventory):
     on_host(
         "cp --preserve /etc/os-release /etc/os-release.kept; "
-        "sed --follow-symlinks -i 's/^VERSION_ID=.*/VERSION_ID=\"9\"/; s/(trixie)/(stretch)/' /etc/os-release; "
+        "sed --follow-symlinks -i 's/^VERSION_ID=.*/VERSION_ID=9/; s/(trixie)/(stretch)/' /etc/os-release; "
         "mv /etc/debian_version /etc/debian_version.kept; echo 9.13 >/etc/debian_version"
     )
     try:
