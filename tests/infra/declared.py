@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-from urllib.parse import quote
 
 import pytest
 import testinfra
@@ -48,12 +47,11 @@ def connect(name: str) -> testinfra.host.Host:
     if connection["type"] == "local":
         return testinfra.get_host("local://", sudo=os.geteuid() != 0)
     user = f"{connection['user']}@" if connection.get("user") else ""
-    options = ["controlpersist=60"]
-    if connection.get("key"):
-        options.append("ssh_identity_file=" + quote(connection["key"], safe=""))
-    if connection.get("args"):
-        options.append("ssh_extra_args=" + quote(connection["args"], safe=""))
+    # testinfra reads ssh_extra_args from no URL, so all of them are handed over as arguments
     return testinfra.get_host(
-        f"ssh://{user}{connection['host']}:{connection.get('port') or 22}?{'&'.join(options)}",
+        f"ssh://{user}{connection['host']}:{connection.get('port') or 22}",
         sudo=connection.get("user") != "root",
+        controlpersist=60,
+        ssh_identity_file=connection.get("key") or None,
+        ssh_extra_args=connection.get("args") or None,
     )

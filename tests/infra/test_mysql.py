@@ -1,0 +1,313 @@
+"""Does the server run as it is declared? One look at each host, then nothing but comparisons.
+
+The look (look_mysql.py) runs on the host in one round trip and judges nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.util
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from declared import connect, load, names_in
+
+ROOT = Path(__file__).resolve().parents[2]
+_spec = importlib.util.spec_from_file_location("mysql_role", ROOT / "roles/mysql/module_utils/mysql_role.py")
+mysql_role = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(mysql_role)
+
+OURS = [name for name in names_in("database") if load()["hosts"][name]["mysql"].get("managed")]
+OTHERS = [name for name in names_in("database") if name not in OURS]
+
+LOOK = (Path(__file__).parent / "look_mysql.py").read_bytes()
+GROUPS = {
+    "mysql": ["mysqld", "server", "mysqld-{v}", "mysql_cluster"],
+    "mariadb": [
+        "mysqld",
+        "server",
+        "mysqld-{v}",
+        "mariadb",
+        "mariadbd",
+        "mariadb-{v}",
+        "mariadbd-{v}",
+        "client-server",
+    ],
+}
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
+# What MySQL abbreviates as ALL PRIVILEGES on a database (MariaDB has one more, DELETE HISTORY).
+ALL_ON_A_DATABASE = {
+    *("ALTER", "ALTER ROUTINE", "CREATE", "CREATE ROUTINE", "CREATE TEMPORARY TABLES", "CREATE VIEW"),
+    *("DELETE", "DROP", "EVENT", "EXECUTE", "INDEX", "INSERT", "LOCK TABLES", "REFERENCES", "SELECT"),
+    *("SHOW VIEW", "TRIGGER", "UPDATE"),
+}
+# Denied: 1045 by password, 1698 by plugin, 1130 by host, 2059 where the plugin is not for this transport.
+DENIED = ("1045", "1698", "1130", "2059")
+
+
+def managed(function):
+    return pytest.mark.parametrize("name", OURS)(function)
+
+
+def declared(name):
+    return load()["hosts"][name]["mysql"]
+
+
+def look(name):
+    """What is on the host, as the script found it; where it could not, every test says so."""
+    found = _look(name)
+    assert isinstance(found, dict), f"{name}: the look failed: {found}"
+    return found
+
+
+@functools.cache
+def _look(name):
+    mysql = declared(name)
+    version = ".".join(mysql["version"].split(".")[:2])
+    want = {
+        "flavor": mysql["flavor"],
+        "socket": mysql["socket"],
+        "port": mysql["port"],
+        "address": mysql["address"],
+        "unit": mysql["unit"],
+        "tls": mysql["tls_path"],
+        "variables": [entry["variable"] for entry in readable(name)],
+        "accounts": [[entry["name"], entry["host"]] for entry in mysql["accounts"]],
+        "groups": [group.format(v=version) for group in GROUPS[mysql["flavor"]]],
+        "files": list(modes(name)),
+    }
+    script, asked = (base64.b64encode(part).decode() for part in (LOOK, json.dumps(want).encode()))
+    try:
+        done = connect(name).run(f'echo {asked} | base64 -d | python3 -c "$(echo {script} | base64 -d)"')
+    except RuntimeError as error:  # testinfra's word for "not reached"; it repeats the whole command
+        return str(error)[-300:]
+    return json.loads(done.stdout) if done.rc == 0 else done.stderr[-1000:]
+
+
+def readable(name):
+    return [
+        entry
+        for entry in declared(name)["settings"]
+        if entry.get("variable") and entry["compare"] != "unreadable"
+    ]
+
+
+def modes(name):
+    mysql = declared(name)
+    tls = mysql["tls_path"]
+    return {
+        mysql["path"]: ["0o644", "root", "root"],
+        f"/etc/systemd/system/{mysql['unit']}.d/managed.conf": ["0o644", "root", "root"],
+        f"{tls}/ca.pem": ["0o644", "root", "root"],
+        f"{tls}/server-cert.pem": ["0o644", "root", "root"],
+        f"{tls}/server-key.pem": ["0o640", "root", "mysql"],
+        "/etc/mysql/operator.cnf": ["0o600", "root", "root"],
+        "/etc/mysql/monitor.cnf": ["0o600", "root", "root"],
+    }
+
+
+@managed
+def test_every_parameter_is_live_and_stays_so_after_a_restart(name):
+    found, wrong = look(name), []
+    after = {}
+    for option, value in found["next"]:
+        after[mysql_role.option_name(option)] = value
+    after.update(found.get("persisted", {}))
+    for entry in readable(name):
+        variable, value, compare = entry["variable"], entry["value"], entry["compare"]
+        live = found["global"].get(variable, "(no such variable)")
+        if not mysql_role.matches(value, live, compare):
+            wrong.append(f"{variable}: declared {entry['file_value']}, live {live}")
+        option = mysql_role.option_name(entry["name"])
+        file = after.get(option, after.get(variable, "(not in the files)"))
+        if entry["file_value"] != "" and not mysql_role.matches(value, file, compare):
+            wrong.append(f"{variable}: declared {entry['file_value']}, after a restart {file}")
+    assert len(readable(name)) > 40, "the catalogue was not declared"
+    assert not wrong, f"{name}: " + "; ".join(wrong)
+
+
+@managed
+def test_a_plain_session_gets_what_is_declared(name):
+    session = look(name)["session"]
+    assert session.get("current_user", "").startswith("monitor") or session.get("current_user") in {
+        f"{entry['name']}@{entry['host']}"
+        for entry in declared(name)["accounts"]
+        if entry["role"] == "monitor"
+    }, f"{name}: the monitor cannot log in"
+    isolation = [e for e in readable(name) if e["variable"] in ("transaction_isolation", "tx_isolation")]
+    assert isolation, f"{name}: no isolation level is declared"
+    assert isolation[0]["variable"] in session, f"{name}: no session value of {isolation[0]['variable']}"
+    wrong = [
+        f"{entry['variable']}: declared {entry['file_value']}, session {session[entry['variable']]}"
+        for entry in readable(name)
+        # the client says that it is interactive, and then gets interactive_timeout as its wait_timeout
+        if entry["variable"] in session
+        and entry["variable"] != "wait_timeout"
+        and not mysql_role.matches(entry["value"], session[entry["variable"]], entry["compare"])
+    ]
+    assert not wrong, f"{name}: " + "; ".join(wrong)
+
+
+@managed
+def test_the_running_process_may_open_the_files_it_needs(name):
+    found, need = look(name), declared(name)["limits"]["nofile"]
+    assert found["nofile"], f"{name}: {declared(name)['unit']} has no process"
+    assert found["nofile"][0] >= need, f"{name}: {found['nofile'][0]} open files allowed, {need} needed"
+    assert int(found["unit"]["LimitNOFILE"]) >= need, f"{name}: the unit would start with fewer files"
+
+
+@managed
+def test_accounts_are_exactly_as_planned(name):
+    mysql, found, wrong = declared(name), look(name), []
+    have = {(user, host): rest for user, host, *rest in found["users"]}
+    for entry in mysql["accounts"]:
+        user, host = entry["name"], entry["host"]
+        who = f"{user}@{host}"
+        if (user, host) not in have:
+            wrong.append(f"{who} is missing")
+            continue
+        plugin, ssl_type, limit = have[user, host]
+        if plugin != PLUGIN[mysql["flavor"]]:
+            wrong.append(f"{who} logs in by {plugin}")
+        if int(limit) != entry["max_user_connections"]:
+            wrong.append(f"{who}: MAX_USER_CONNECTIONS {limit}, planned {entry['max_user_connections']}")
+        if (ssl_type == "ANY") != entry["require_tls"]:
+            wrong.append(f"{who}: TLS {'not ' if entry['require_tls'] else ''}required")
+        if granted(found["grants"][who]) != planned(entry):
+            wrong.append(f"{who}: {granted(found['grants'][who])}, planned {planned(entry)}")
+        if entry["role"] == "app" and entry["max_user_connections"] < 1:
+            wrong.append(f"{who} has no limit")
+    names = {entry["name"] for entry in mysql["accounts"]}
+    planned_accounts = {(entry["name"], entry["host"]) for entry in mysql["accounts"]}
+    wrong += [f"{u}@{h} is not planned" for u, h in have if u in names and (u, h) not in planned_accounts]
+    assert mysql["accounts"], f"{name}: no account is planned"
+    assert not wrong, f"{name}: " + "; ".join(wrong)
+
+
+def granted(lines):
+    """{where: privileges} of SHOW GRANTS."""
+    places = {}
+    for line in lines:
+        privileges, _, rest = line.removeprefix("GRANT ").partition(" ON ")
+        place = rest.partition(" TO ")[0].replace("`", "").replace("\\\\", "\\")
+        found = {word.strip() for word in privileges.split(",")} - {"USAGE"}
+        if found == {"ALL PRIVILEGES"} and place.endswith(".*") and place != "*.*":
+            found = set(ALL_ON_A_DATABASE)
+        if "GRANT OPTION" in line:
+            found.add("GRANT OPTION")
+        if found:
+            places.setdefault(place, set()).update(found)
+    return places
+
+
+def planned(entry):
+    places = {}
+    if entry["server_privileges"]:
+        places["*.*"] = set(entry["server_privileges"])
+    for database in entry["databases"]:
+        if entry["privileges"]:
+            places[database.replace("_", "\\_") + ".*"] = set(entry["privileges"])
+    for database in entry["more_databases"]:
+        places[f"{database}.*"] = {"SELECT"}
+    return places
+
+
+@managed
+def test_nobody_else_gets_in(name):
+    found = look(name)
+    users = {(user, host) for user, host, *_ in found["users"]}
+    assert ("root", "localhost") in users
+    assert not [host for user, host in users if user == "root" and host != "localhost"]
+    assert not [host for user, host in users if user == "" and host != ""], "anonymous users"
+    assert found["anonymous_rights"] == [["0"]], "rights of anonymous users"
+    databases = {entry["name"] for entry in declared(name)["databases"]}
+    assert databases <= set(found["databases"])
+    assert "test" in databases or "test" not in found["databases"]
+    assert ("auth_socket" in found["root"]) or (
+        "VIA unix_socket" in found["root"] and " OR " not in found["root"]
+    ), found["root"]
+    for who, tried in found["strangers"].items():
+        assert tried["rc"] != 0, f"{name}: {who} gets in"
+        assert any(f"ERROR {code}" in tried["err"] for code in DENIED), f"{name}: {who}: {tried['err']}"
+
+
+@managed
+def test_the_administrators_door_is_open(name):
+    door = look(name)["door"]
+    operator = next(e["name"] for e in declared(name)["accounts"] if e["role"] == "operator")
+    assert door["rc"] == 0, f"{name}: {door['err']}"
+    lines = door["out"].splitlines()
+    assert lines[0].startswith(f"{operator}@"), lines
+    assert "CONNECTION_ADMIN" in door["out"] or "CONNECTION ADMIN" in door["out"], lines
+    assert int(
+        look(name)["global"]["admin_port" if declared(name)["flavor"] == "mysql" else "extra_port"]
+    ) == int(declared(name)["admin_port"])
+
+
+@managed
+def test_the_unit_is_enabled_runs_and_restarts(name):
+    unit = look(name)["unit"]
+    assert unit["ActiveState"] == "active", unit
+    assert unit["UnitFileState"] == "enabled", unit
+    assert unit["Restart"] in ("on-failure", "on-abnormal", "always"), unit
+    assert look(name)["uid"] not in (None, 0), f"{name}: the server runs as root"
+
+
+@managed
+def test_file_modes_and_secrets(name):
+    found = look(name)
+    assert found["modes"] == modes(name)
+    assert found["secrets"] >= 3, "the secrets to look for were not found"
+    assert not found["leaks"], f"{name}: a secret stands in {found['leaks']}"
+
+
+@managed
+def test_the_controller_keeps_secrets_to_itself(name):
+    folder = Path(declared(name)["secrets_dir"])
+    files = [*folder.glob("mysql_*_password"), *folder.glob("*-key.pem")]
+    given = declared(name).get("passwords_given")
+    assert files or given, f"no secrets in {folder}"
+    wrong = [str(file) for file in files if stat.S_IMODE(file.stat().st_mode) != 0o600]
+    assert not wrong, f"readable by others: {wrong}"
+
+
+@managed
+def test_the_certificate_is_our_authoritys_and_names_the_server(name):
+    tls = look(name)["tls"]
+    assert "Verification: OK" in tls["out"], f"{name}: {tls['err'][-500:]}"
+    assert "TLSv1.3" in tls["out"] or "TLSv1.2" in tls["out"]
+    assert {part.strip() for part in look(name)["global"]["tls_version"].split(",")} <= {"TLSv1.2", "TLSv1.3"}
+
+
+@managed
+def test_it_listens_only_where_it_must(name):
+    port = int(declared(name)["port"])
+    places = {address for address, number in look(name)["listening"] if number == port}
+    assert places, f"{name}: nothing listens on {port}"
+    demand = load()["hosts"][name]["plan"].get("server", {}).get("demand", {})
+    bind = [e["value"] for e in declared(name)["settings"] if e["name"].replace("-", "_") == "bind_address"]
+    if not demand.get("listen") and bind == ["127.0.0.1"]:
+        assert places <= LOOPBACK, f"{name}: {port} is open on {places - LOOPBACK}"
+    if declared(name)["flavor"] == "mysql":
+        doors = {
+            address
+            for address, number in look(name)["listening"]
+            if number == int(declared(name)["admin_port"])
+        }
+        assert doors, f"{name}: the administrator's door is shut"
+        assert doors <= LOOPBACK, f"{name}: the administrator's door is open on {doors - LOOPBACK}"
+
+
+if OTHERS:
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_a_server_of_somebody_elses_holds_the_plan(name):
+        mysql, plan = declared(name), load()["hosts"][name]["plan"]["server"]
+        live = int(mysql["variables"]["max_connections"])
+        assert live >= plan["connections_total"], (
+            f"{name}: max_connections {live}, planned {plan['connections_total']}"
+        )
