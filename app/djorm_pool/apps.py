@@ -12,16 +12,17 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.utils import load_backend
 from django.test.signals import setting_changed
 
-from . import conf, registry, release
+from . import checks, conf, registry, release
 
 _VENDORS = {"mysql": "mysql", "postgresql": "postgresql", "sqlite": "sqlite"}
 
 
 def connect_signals() -> None:
-    """Idempotent: both switches call it."""
+    """Signals and system checks. Idempotent: both switches call it."""
     request_started.connect(release.request_started, dispatch_uid="djorm_pool.started")
     request_finished.connect(release.request_finished, dispatch_uid="djorm_pool.finished")
     setting_changed.connect(registry.settings_changed, dispatch_uid="djorm_pool.settings")
+    checks.register_all()
 
 
 class DjormPoolConfig(AppConfig):
@@ -33,9 +34,6 @@ class DjormPoolConfig(AppConfig):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         enable()
-
-    def ready(self) -> None:
-        from . import checks  # noqa: F401  (registers itself)
 
 
 def enable() -> None:

@@ -33,17 +33,14 @@ class TrackedCursor:
         if flags & PREVIOUS:
             self.wrapper._djorm_same_connection(lease)
         lease.flags |= flags
+        lease.used = True
 
     def execute(self, sql: Any, *args: Any) -> Any:
-        flags = self._classify(sql)
-        if flags:
-            self._note(flags)
+        self._note(self._classify(sql))
         return self.cursor.execute(sql, *args)
 
     def executemany(self, sql: Any, *args: Any) -> Any:
-        flags = self._classify(sql)
-        if flags:
-            self._note(flags)
+        self._note(self._classify(sql))
         return self.cursor.executemany(sql, *args)
 
     def callproc(self, *args: Any, **kwargs: Any) -> Any:

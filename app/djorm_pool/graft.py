@@ -126,10 +126,10 @@ class _ErrorWrapper(DatabaseErrorWrapper):
             return
         lease = self.wrapper._djorm_lease
         if isinstance(exc_value, SessionStateLost):
-            raise self.wrapper.Database.OperationalError(
-                *lease.pool.driver.error_args(str(exc_value))
-            ) from None
-        if lease is not None and lease.raw is not None:
+            kind = self.wrapper.Database.OperationalError
+            exc_value = kind(*self.wrapper._djorm_driver.error_args(str(exc_value)))
+            exc_type = kind
+        elif lease is not None and lease.raw is not None:
             _notice(self.wrapper, lease, exc_value)
         super().__exit__(exc_type, exc_value, traceback)
 
@@ -202,6 +202,8 @@ def _get_new_connection(original: Any) -> Any:
             return original(self, conn_params)
 
         lease = Lease(self.alias, opener, conn_params, release.current_path())
+        if self._djorm_last is not None:
+            lease.prefer = self._djorm_last[0]
         self._djorm_lease = lease
         try:
             raw = pool.acquire(lease, self)
@@ -250,6 +252,9 @@ def _connect(original: Any) -> Any:
             raise
         finally:
             self._djorm_connecting = False
+        lease = self._djorm_lease
+        if lease is not None and lease.used:  # receivers of connection_created have sent statements
+            lease.used, lease.foreign = False, True
         if max_age != 0:
             self.close_at = time.monotonic()
 
@@ -290,7 +295,7 @@ def _close(original: Any) -> Any:
         if lease is None:
             original(self)
             return
-        self._djorm_lease = None
+        self._djorm_lease = self._djorm_last = None
         # None also inside atomic(), where Django would keep the handle: it is somebody else's from here on
         raw, self.connection = self.connection, None
         lease.pool.release(lease, broken=lease.broken or raw is not lease.raw, proof=self.errors_occurred)
@@ -317,7 +322,7 @@ _GRAFTS = {
     "_close": _close,
     "close_if_unusable_or_obsolete": _close_if_unusable_or_obsolete,
     "set_autocommit": release.graft_set_autocommit,
-    "get_autocommit": release.graft_get_autocommit,
+    "get_autocommit": lambda original: release.graft_get_autocommit(original, pool_options),
 }
 
 

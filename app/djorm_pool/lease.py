@@ -23,6 +23,7 @@ class Entry:
 
     __slots__ = (
         "born",
+        "checked",
         "expires",
         "fd",
         "generation",
@@ -40,7 +41,7 @@ class Entry:
         self.raw = raw
         self.fd = fd  # cached: the driver refuses to tell while another thread is in a call
         self.generation = generation
-        self.born = self.used = now
+        self.born = self.used = self.checked = now
         self.expires = float("inf") if lifetime is None else now + lifetime
         self.lends = 0
         self.ready = False  # session initialisation has been done
@@ -72,12 +73,12 @@ class Lease:
     __slots__ = (
         "__weakref__",
         "alias",
-        "asked",
         "broken",
         "cursors",
         "entry",
         "fairy",
         "flags",
+        "foreign",
         "gate",
         "granted",
         "opener",
@@ -85,6 +86,7 @@ class Lease:
         "params",
         "path",
         "pool",
+        "prefer",
         "raw",
         "reclaimed",
         "record",
@@ -92,6 +94,7 @@ class Lease:
         "since",
         "stack",
         "thread",
+        "used",
         "waited",
     )
 
@@ -112,7 +115,9 @@ class Lease:
         self.raw: Any = None
         self.flags = 0
         self.broken = False  # an error said that the connection is gone
-        self.asked = False
+        self.used = False  # the borrower has sent a statement
+        self.foreign = False  # so have receivers of connection_created, before
+        self.prefer: Any = None  # the record that this borrower had last
         self.cursors: list[weakref.ref[Any]] = []
         self.gate: Any = None
         self.granted = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import sys
 import threading
 import time
 import traceback
@@ -222,7 +223,12 @@ class FairPool(QueuePool):
         self._leases[lease] = None
         lease.granted = True
         if idle:
-            lease.record = record = idle.pop() if self.options.use_lifo else idle.popleft()
+            wanted = lease.prefer
+            if wanted is not None and wanted in idle:
+                idle.remove(wanted)
+            else:
+                wanted = idle.pop() if self.options.use_lifo else idle.popleft()
+            lease.record = record = wanted
             record.lease = lease
         self.counters["checkouts"] += 1
         if len(self._leases) > self.peak:
@@ -563,6 +569,97 @@ class FairPool(QueuePool):
         )
         lease.flags |= DIRTY | TX
         self._finish(lease)
+
+    # -- upkeep: called by a background thread, never by a borrower --------------------------------
+
+    def maintain(self) -> None:
+        """Close what is too old or idle for too long, keep alive, open up to min_idle, report leaks."""
+        self.reap()
+        now = time.monotonic()
+        options = self.options
+        if options.leak_after:
+            self._report_leaks(now)
+
+        def surplus(entry: Entry, idle: int) -> bool:
+            if entry.generation != self._generation or now >= entry.expires:
+                return True
+            return 0 < options.idle_timeout <= now - entry.used and idle > options.min_idle
+
+        for lease, record in self._set_aside(surplus):
+            record.close()
+            self._free(lease)
+        if options.keepalive:
+            due = self._set_aside(
+                lambda entry, idle: now - max(entry.used, entry.checked) >= options.keepalive
+            )
+            for lease, record in due:
+                record.entry.checked = now
+                if self._ping(record.entry):
+                    self._put_back(lease, record)
+                else:
+                    record.invalidate()
+                    self._free(lease)
+        self._fill()
+
+    def _set_aside(self, wanted: Callable[[Entry, int], bool]) -> list[tuple[Lease, Any]]:
+        """Take idle connections out of circulation; each keeps its place by a lease of upkeep's own."""
+        taken = []
+        with self._lock:
+            for record in list(self._idle):
+                if wanted(record.entry, len(self._idle)):
+                    self._idle.remove(record)
+                    lease = record.lease = Lease(alias="upkeep")
+                    self._leases[lease] = None
+                    taken.append((lease, record))
+        return taken
+
+    def _put_back(self, lease: Lease, record: Any) -> None:
+        with self._lock:
+            del self._leases[lease]
+            record.lease = None
+            if not self._grant(record):
+                self._idle.appendleft(record)
+
+    def _fill(self) -> None:
+        """Open idle connections up to min_idle; a server that is away is not asked twice a round."""
+        while self.recipe is not None:
+            lease = Lease(alias="upkeep", opener=self.recipe)
+            with self._lock:
+                total = len(self._leases) + len(self._idle)
+                if self._waiters or len(self._idle) >= self.options.min_idle or total >= self._limit:
+                    return
+                self._leases[lease] = None
+            self._local.opening = lease
+            try:
+                record = self._create_connection()
+            except Exception as error:
+                self._free(lease)
+                self._count("connect_errors")
+                logger.info("upkeep could not connect for %s: %s", self.label, error)
+                return
+            finally:
+                self._local.opening = None
+            record.lease = lease
+            self._put_back(lease, record)
+
+    def _report_leaks(self, now: float) -> None:
+        """Log, once, who holds a connection for longer than leak_after, with what that thread is doing
+        now.
+        """
+        frames = sys._current_frames()
+        with self._lock:
+            held = [x for x in self._leases if x.owner is not None and not x.reported]
+        for lease in held:
+            if now - lease.since < self.options.leak_after:
+                continue
+            lease.reported = True
+            self._count("leaks")
+            stack, when = lease.stack, "borrowed at"
+            if stack is None:
+                frame = frames.get(lease.thread.ident or 0)
+                stack, when = (traceback.extract_stack(frame, limit=24) if frame else []), "now at"
+            text = "".join(traceback.format_list(stack)) or "(its thread has gone)"
+            logger.warning("connection held for long: %s; %s:\n%s", lease.describe(now), when, text)
 
     # -- the whole pool ----------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from . import conf
+from . import conf, upkeep
 from .pool import FairPool
 
 # Secrets: not part of the key, so a rotated password keeps its pool, and never seen in a message.
@@ -89,6 +90,7 @@ def pool_for(wrapper: Any, params: Mapping[str, Any], options: conf.Options, dri
                 label = f"{wrapper.alias!r} ({driver.vendor} {driver.target(params)})"
                 pool = _pools[key] = FairPool(driver, options, label)
     pool.aliases.add(wrapper.alias)
+    upkeep.ensure()
     return pool
 
 
@@ -122,6 +124,7 @@ def _after_fork_in_child() -> None:
     global _lock, epoch
     _lock = threading.Lock()
     epoch += 1
+    upkeep.after_fork_in_child()
     owners = []
     null = None
     for pool in list(_pools.values()):
@@ -142,5 +145,7 @@ def _after_fork_in_child() -> None:
             owner._djorm_forget(lease)
 
 
+# Say goodbye to the server: a connection that just breaks off counts as an aborted client there.
+atexit.register(close_pools)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -39,41 +39,35 @@ def current_path() -> str | None:
     return getattr(_here, "path", None)
 
 
-def between_statements(lease: Lease) -> bool:
-    """Whether this lease ends as soon as nothing depends on it."""
-    if lease.pool.options.release == "statement":
+def early(self: Any, options: Any) -> bool:
+    """Whether this wrapper, on this thread, gives back as soon as nothing depends on the connection."""
+    if options.release == "statement":
         return True
-    return lease.path is None and lease.thread is not threading.main_thread()
+    return current_path() is None and threading.current_thread() is not threading.main_thread()
 
 
 def _give_back(self: Any, lease: Lease) -> None:
-    if (
-        self._djorm_lease is not lease
-        or self._djorm_connecting
-        or self.in_atomic_block
-        or not self.autocommit
-        or lease.cursors
-        or lease.flags & (DIRTY | PIN | TX)
-        or self._thread_sharing_count
-        or not between_statements(lease)
-    ):
-        if not lease.cursors or any(ref() is not None for ref in lease.cursors):
-            return
-        lease.cursors.clear()  # never closed, but collected
-        _give_back(self, lease)
+    """End the lease, unless something still depends on its connection."""
+    if self.in_atomic_block or not self.autocommit or self._thread_sharing_count:
         return
-    entry = lease.entry
-    self._djorm_last = (entry, entry.lends + 1)  # type: ignore[union-attr]
+    if lease.flags & (DIRTY | PIN | TX):
+        return
+    if lease.cursors:
+        lease.cursors[:] = [ref for ref in lease.cursors if ref() is not None]
+        if lease.cursors:
+            return
+    record = lease.record
     on_commit = self.run_on_commit
     self.close()
     self.run_on_commit = on_commit
+    self._djorm_last = (record, record.entry.lends) if record.dbapi_connection is not None else (None, 0)
 
 
 def cursor_closed(self: Any, lease: Lease, cursor: Any) -> None:
     """A cursor of this wrapper was closed: does the lease end here?"""
     if self._djorm_lease is not lease or self.in_atomic_block or self._djorm_connecting:
         return
-    if not between_statements(lease):
+    if not self.autocommit or not early(self, lease.pool.options):
         return
     if lease.flags & WRITE or getattr(cursor, "warning_count", 0):
         # LAST_INSERT_ID(), ROW_COUNT(), SHOW WARNINGS may follow, unless it was Django's ORM: that never asks
@@ -99,20 +93,17 @@ def _called_by_orm() -> bool:
 
 
 def same_connection(self: Any, lease: Lease) -> None:
-    """A statement asks about the one before it: refuse where that ran on another connection, or others
-    since.
-    """
+    """A statement asks about the one before it which ran on another connection: refuse."""
     last = self._djorm_last
-    if last is None or lease.asked:
+    if lease.used or last is None:  # the statement before it ran in this lease, or there was none
         return
-    entry, lends = last
-    if lease.entry is not entry or entry.lends != lends:
+    record, lends = last
+    if lease.foreign or lease.record is not record or record.entry.lends != lends:
         raise SessionStateLost(
             "djorm_pool: this statement asks about the one before it (LAST_INSERT_ID(), ROW_COUNT(), "
-            "FOUND_ROWS(), "
-            "SHOW WARNINGS, ...), whose connection has served others since (release='statement'). Put both "
-            "into "
-            "one transaction.atomic() block or one cursor, or use release='request'."
+            "FOUND_ROWS(), SHOW WARNINGS, ...), whose connection has served others since "
+            "(release='statement'). Put both into one transaction.atomic() block or one cursor, or use "
+            "release='request'."
         )
 
 
@@ -122,19 +113,26 @@ def graft_set_autocommit(original: Any) -> Any:
     def set_autocommit(self: Any, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         original(self, autocommit, *args, **kwargs)
         lease = self._djorm_lease
-        if autocommit and lease is not None and not self._djorm_connecting and between_statements(lease):
+        if (
+            autocommit
+            and lease is not None
+            and not self._djorm_connecting
+            and early(self, lease.pool.options)
+        ):
             lease.flags &= ~WRITE
             _give_back(self, lease)
 
     return set_autocommit
 
 
-def graft_get_autocommit(original: Any) -> Any:
-    """Under release="statement", asking for the mode (on_commit() does) need not borrow a connection."""
+def graft_get_autocommit(original: Any, pool_options: Any) -> Any:
+    """Asking for the mode (on_commit() does) need not borrow a connection where it would go back at once."""
 
     def get_autocommit(self: Any) -> bool:
-        if self.connection is None and self._djorm_last is not None and not self.in_atomic_block:
-            return self.settings_dict["AUTOCOMMIT"]
+        if self.connection is None and not self.in_atomic_block:
+            options = pool_options(self)
+            if options is not None and early(self, options):
+                return self.settings_dict["AUTOCOMMIT"]
         return original(self)
 
     return get_autocommit

@@ -1,0 +1,248 @@
+"""T28 to T31: clocks, restarts, half-open sockets, high descriptors."""
+
+import os
+import resource
+import socket
+import threading
+import time
+from unittest import mock
+
+import pytest
+from django.db import Error, OperationalError, connections
+from helpers import close, in_thread, pool, run, value, wait_for
+
+
+def fill(alias, count):
+    """`count` idle connections; their ids."""
+    held = [connections[alias].copy() for _ in range(count)]
+    numbers = []
+    for wrapper in held:
+        with wrapper.cursor() as cursor:
+            cursor.execute("SELECT CONNECTION_ID()")
+            numbers.append(cursor.fetchone()[0])
+    for wrapper in held:
+        wrapper.close()
+    return numbers
+
+
+def test_t28_recycle_ignores_the_wall_clock(server):
+    alias = server.alias(pool={"pool_size": 1, "recycle": 3600})
+    number = value(alias, "SELECT CONNECTION_ID()")
+    close(alias)
+    for step in (86400, -86400):
+        with mock.patch("time.time", return_value=time.time() + step):
+            assert value(alias, "SELECT CONNECTION_ID()") == number
+            close(alias)
+    later = time.monotonic() + 3700
+    with mock.patch("djorm_pool.pool.time.monotonic", return_value=later):
+        assert value(alias, "SELECT CONNECTION_ID()") != number
+    close(alias)
+
+
+def test_recycle_has_jitter_and_respects_wait_timeout(server):
+    alias = server.alias(
+        pool={"pool_size": 8, "recycle": 3600}, options={"init_command": "SET SESSION wait_timeout = 100"}
+    )
+    fill(alias, 8)
+    lives = [r.entry.expires - r.entry.born for r in pool(alias)._idle]
+    assert all(0.8 * 100 * 0.9 - 1 <= life <= 0.8 * 100 for life in lives), lives
+    assert len({round(life, 3) for life in lives}) > 4
+
+
+@pytest.mark.parametrize("pessimistic", ["auto", True, False])
+def test_a_killed_connection_is_noticed(server, pessimistic):
+    alias = server.alias(pool={"pool_size": 3, "pessimistic": pessimistic})
+    numbers = fill(alias, 3)
+    for number in numbers:
+        server.kill(number)
+    errors = 0
+    for _ in range(6):
+        try:
+            value(alias, "SELECT 1")
+        except Error:
+            errors += 1
+        close(alias)
+    # without a check the first borrower meets the broken one, and the others are spared
+    assert errors == (1 if pessimistic is False else 0)
+
+
+def test_auto_costs_no_round_trip_and_true_costs_one(server):
+    def selects():
+        return int(server.ask("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+
+    counts = {}
+    for mode in ("auto", True):
+        alias = server.alias(pool={"pool_size": 1, "pessimistic": mode})
+        value(alias, "SELECT 1")
+        close(alias)
+        before = selects()
+        for _ in range(20):
+            value(alias, "SELECT 1")
+            close(alias)
+        counts[mode] = selects() - before
+    # Questions counts COM_QUERY; SHOW STATUS itself and its autocommit are in both
+    assert counts[True] - counts["auto"] == 20
+    assert 20 <= counts["auto"] <= 24
+
+
+def test_t29_restart_with_idle_connections(server):
+    alias = server.alias(pool={"pool_size": 6, "connect_retry": 30, "timeout": 40, "pessimistic": "auto"})
+    old = set(fill(alias, 6))
+    results, stop = [], threading.Event()
+
+    def requests():
+        from djorm_pool import release
+
+        while not stop.is_set():
+            release.request_started(environ={})
+            start = time.monotonic()
+            try:
+                results.append((time.monotonic(), value(alias, "SELECT CONNECTION_ID()"), None))
+            except Error as error:
+                results.append((time.monotonic(), None, error))
+            connections[alias].close()
+            time.sleep(max(0, 0.02 - (time.monotonic() - start)))
+
+    threads = [threading.Thread(target=requests) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    server.restart()
+    back = time.monotonic()
+    time.sleep(1.5)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    failed = [error for _, _, error in results if error]
+    assert len(failed) <= 4, failed  # at most what was in flight
+    assert not [1 for when, _, error in results if error and when > back + 0.2]
+    assert any(when > back for when, _, error in results if not error)
+    assert all(r.entry.born > back - 30 for r in pool(alias)._idle)
+    assert pool(alias).counters["discarded"] >= 2 and old
+
+
+class Proxy:
+    """A TCP proxy that can freeze: the peer neither answers nor closes."""
+
+    def __init__(self, host, port):
+        self.target = (host, int(port))
+        self.frozen = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self.target)
+            self.sockets += [client, server]
+            frozen = self.frozen
+            for a, b in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(a, b, frozen), daemon=True).start()
+
+    @staticmethod
+    def _pump(source, sink, frozen):
+        try:
+            while data := source.recv(65536):
+                if frozen.is_set():
+                    time.sleep(60)
+                    return
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    def thaw_for_new(self):
+        self.frozen = threading.Event()
+
+    def close(self):
+        self.listener.close()
+        for one in self.sockets:
+            one.close()
+
+
+def test_t30_half_open_connection(server):
+    """The peer is gone without a word: poll() says quiet, so after a long idle time a ping asks, with a limit."""
+    server.create()
+    proxy = Proxy(server.where["host"], server.where["port"])
+    try:
+        alias = server.alias(
+            pool={"pool_size": 1, "ping_after_idle": 0.2, "ping_timeout": 0.5},
+            HOST="127.0.0.1",
+            PORT=str(proxy.port),
+        )
+        number = value(alias, "SELECT CONNECTION_ID()")
+        close(alias)
+        proxy.frozen.set()
+        proxy.thaw_for_new()
+        time.sleep(0.4)
+        start = time.monotonic()
+        other = in_thread(value, alias, "SELECT CONNECTION_ID()")
+        assert other != number
+        assert 0.3 < time.monotonic() - start < 4
+    finally:
+        drop = connections[alias]
+        drop.close()
+        drop.close_pool()
+        proxy.close()
+
+
+def test_t31_descriptors_above_1023(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    blockers = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        alias = server.alias(pool={"pool_size": 1})
+        number = value(alias, "SELECT CONNECTION_ID()")
+        close(alias)
+        assert pool(alias)._idle[0].entry.fd > 1023
+        assert value(alias, "SELECT CONNECTION_ID()") == number
+        close(alias)
+        server.kill(number)
+        assert value(alias, "SELECT CONNECTION_ID()") != number
+        close(alias)
+        connections[alias].close_pool()
+    finally:
+        for one in blockers:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_wrong_address_fails_at_once(server):
+    """connect_retry is for a server that was there before, not for a typing error."""
+    alias = server.alias(pool={"connect_retry": 20, "timeout": 20}, PORT="1")
+    start = time.monotonic()
+    with pytest.raises(OperationalError):
+        value(alias, "SELECT 1")
+    assert time.monotonic() - start < 3
+
+
+def test_read_only_after_a_failover(server):
+    alias = server.alias(pool={"pool_size": 3})
+    run(alias, "CREATE TABLE IF NOT EXISTS ro (a INT)")
+    close(alias)
+    old = set(fill(alias, 3))
+    user = "pooltest_ro"
+    server.ask(f"DROP USER IF EXISTS '{user}'@'%'")
+    server.ask(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'x'")
+    server.ask(f"GRANT SELECT, INSERT ON *.* TO '{user}'@'%'")
+    mine = server.alias(pool={"pool_size": 3}, USER=user, PASSWORD="x")
+    old = set(fill(mine, 3))
+    try:
+        server.ask("SET GLOBAL read_only = 1")
+        with pytest.raises(OperationalError) as caught:
+            run(mine, "INSERT INTO ro VALUES (1)")
+        assert caught.value.args[0] == 1290
+        close(mine)
+        server.ask("SET GLOBAL read_only = 0")
+        assert value(mine, "SELECT CONNECTION_ID()") not in old
+        wait_for(lambda: not old & set(server.all_ids()))
+    finally:
+        server.ask("SET GLOBAL read_only = 0")
+        close(mine)
+        server.ask(f"DROP USER '{user}'@'%'")
