@@ -124,8 +124,9 @@ class ActionModule(ActionBase):
             return {}
         if authority and not key:
             raise AnsibleActionFail(
-                f"{self.host}: the server needs a new certificate, and this controller has {self.path('ca.pem')} without "
-                f"its key; mend: copy {self.path('ca-key.pem')} from the controller that made it"
+                f"{self.host}: the server needs a new certificate, and this controller has "
+                f"{self.path('ca.pem')} without its key; mend: copy {self.path('ca-key.pem')} from the "
+                "controller that made it"
             )
         if not authority:
             authority, key = make_authority()

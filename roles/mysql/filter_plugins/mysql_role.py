@@ -87,7 +87,7 @@ def mysql_folders(resolved):
 
 
 def mysql_accounts(planned, names, passwords, databases, privileges, server_privileges, door_tls=True):
-    """The planned accounts with their rights, and the operator's. `passwords` may be empty (a declaration)."""
+    """The planned accounts with their rights, and the operator's. A declaration has no `passwords`."""
     rows = []
     own = [{"role": "operator", "host": host} for host in ("localhost", "127.0.0.1")]
     roles = {entry.get("role") for entry in planned}

@@ -4,13 +4,14 @@
 import calendar
 import os
 import re
+import shutil
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mysql_role import (
     Client,
     SqlError,
-    named_client_file,
+    client_file,
     option_files,
     read_text,
     run,
@@ -23,13 +24,14 @@ DOCUMENTATION = """
 module: mysql_probe
 short_description: What is there of a MySQL or MariaDB server
 description:
-  - Reads packages, data directory, limits, the running server, its accounts and its certificate. Changes nothing.
+  - Reads packages, data directory, limits, the running server, its accounts and its certificate.
+  - Changes nothing.
 options:
   flavor: {description: Wanted server., type: str, choices: [auto, mysql, mariadb], default: auto}
-  version: {description: Version to assume where nothing is installed yet., type: str, default: ""}
+  repository: {description: Is there a repository of the user's?, type: bool, default: false}
   datadir: {description: The data directory., type: path, default: /var/lib/mysql}
   socket: {description: The server's Unix socket., type: path, default: /run/mysqld/mysqld.sock}
-  certificate: {description: The server's own certificate., type: path, default: /etc/mysql/tls/server-cert.pem}
+  certificate: {description: The server's certificate., type: path, default: /etc/mysql/tls/server-cert.pem}
   authority: {description: The authority's certificate., type: path, default: /etc/mysql/tls/ca.pem}
   login:
     description: For a server that somebody else runs. Address, port, user, password, authority.
@@ -68,10 +70,10 @@ def installed_packages():
     for line in done.stdout.splitlines():
         parts = line.split()
         for flavor, pattern in SERVERS.items():
-            if len(parts) == 3 and pattern.match(parts[0]) and parts[1][1] not in "nc":
-                # the package that carries the server, not a metapackage, when both are there
-                if flavor not in found or found[flavor][1].startswith("ii"):
-                    found[flavor] = tuple(parts)
+            there = len(parts) == 3 and pattern.match(parts[0]) and parts[1][1] not in "nc"
+            # of a package and its metapackage the one that is not whole counts
+            if there and (flavor not in found or found[flavor][1].startswith("ii")):
+                found[flavor] = tuple(parts)
     return found
 
 
@@ -153,12 +155,12 @@ def certificate(path, authority):
 def live_server(client):
     try:
         variables, accounts = client.query(
-            "SELECT @@version, @@lower_case_table_names, @@datadir, @@open_files_limit, @@max_connections, @@port",
+            "SELECT @@version, @@lower_case_table_names, @@datadir, @@max_connections, @@port",
             "SELECT User, Host FROM mysql.user ORDER BY User, Host",
         )
     except SqlError as error:
         return None, str(error)
-    keys = ("version", "lower_case_table_names", "datadir", "open_files_limit", "max_connections", "port")
+    keys = ("version", "lower_case_table_names", "datadir", "max_connections", "port")
     live = dict(zip(keys, variables[0], strict=True))
     for key in keys[1:2] + keys[3:]:
         live[key] = int(live[key])
@@ -166,37 +168,54 @@ def live_server(client):
     return live, ""
 
 
+def ask_elsewhere(login, *statements):
+    """By the command-line client, or by a Python library where this machine has that alone."""
+    if shutil.which("mysql") or shutil.which("mariadb"):
+        with client_file(login) as path:
+            return Client(defaults_file=path).query(*statements)
+    try:
+        import MySQLdb
+    except ImportError:
+        raise SqlError("neither a mysql client nor Python's MySQLdb is on this machine") from None
+    tls = {"ssl_mode": "VERIFY_CA", "ssl": {"ca": login["authority"]}} if login.get("authority") else {}
+    try:
+        connection = MySQLdb.connect(
+            host=login["address"],
+            port=int(login["port"]),
+            user=login["user"],
+            passwd=login["password"],
+            **tls,
+        )
+    except MySQLdb.Error as error:
+        raise SqlError(str(error)) from None
+    results = []
+    for statement in statements:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        results.append([[str(field) for field in row] for row in cursor.fetchall()])
+    return results
+
+
 def elsewhere(module, login):
     """A server that somebody else runs: only what the account given can see."""
-    with named_client_file(login) as path:
-        try:
-            rows = Client(defaults_file=path).query(
-                "SELECT @@version, @@version_comment", "SHOW GLOBAL VARIABLES"
-            )
-        except SqlError as error:
-            module.fail_json(
-                msg=f"{login.get('address')}:{login.get('port')}: the account {login.get('user')} cannot use the "
-                f"server: {error}; mend: set mysql_address, mysql_port, mysql_app_user, mysql_app_password and "
-                "mysql_ca_file to what its owner gave you"
-            )
+    try:
+        rows = ask_elsewhere(login, "SELECT @@version, @@version_comment", "SHOW GLOBAL VARIABLES")
+    except SqlError as error:
+        module.fail_json(
+            msg=f"{login.get('address')}:{login.get('port')}: the account {login.get('user')} cannot use "
+            f"the server: {error}; mend: set mysql_address, mysql_port, mysql_app_user, "
+            "mysql_app_password and mysql_ca_file to what its owner gave you"
+        )
     version, comment = rows[0][0]
     flavor = "mariadb" if "mariadb" in (version + comment).lower() else "mysql"
-    return {
-        "flavor": flavor,
-        "version": upstream(version),
-        "version_source": "server",
-        "installed": True,
-        "running": True,
-        "variables": dict(rows[1]),
-        "datadir_initialised": True,
-    }
+    return {"flavor": flavor, "version": upstream(version), "variables": dict(rows[1])}
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "flavor": {"type": "str", "choices": ["auto", "mysql", "mariadb"], "default": "auto"},
-            "version": {"type": "str", "default": ""},
+            "repository": {"type": "bool", "default": False},
             "datadir": {"type": "path", "default": "/var/lib/mysql"},
             "socket": {"type": "path", "default": "/run/mysqld/mysqld.sock"},
             "certificate": {"type": "path", "default": "/etc/mysql/tls/server-cert.pem"},
@@ -214,8 +233,13 @@ def main():
     if flavor != "auto" and packages and flavor not in packages:
         other = next(iter(packages.values()))
         module.fail_json(
-            msg=f"mysql_flavor={flavor}: {other[0]} {other[2]} is installed on this host; mend: set mysql_flavor: "
-            f"{next(iter(packages))}, or move the data yourself and remove that package first"
+            msg=f"mysql_flavor={flavor}: {other[0]} {other[2]} is installed on this host; mend: set "
+            f"mysql_flavor: {next(iter(packages))}, or move the data and remove that package first"
+        )
+    if flavor == "auto" and wanted["repository"] and not packages:
+        module.fail_json(
+            msg="mysql_flavor=auto: mysql_repository is set, and nothing tells which server is in it; mend: "
+            "set mysql_flavor to mysql or mariadb"
         )
     release = os_release()
     assumed = ASSUMED.get((release.get("ID"), release.get("VERSION_ID")))
@@ -236,9 +260,7 @@ def main():
         version = upstream(offered.get(flavor))
     if not version:
         source = "assumed"
-        version = wanted["version"] or (
-            assumed[1] if assumed and assumed[0] == flavor else ASSUMED_ELSE[flavor]
-        )
+        version = assumed[1] if assumed and assumed[0] == flavor else ASSUMED_ELSE[flavor]
 
     unit = unit_state(UNITS[flavor], "ActiveState", "MainPID", "UnitFileState", "LoadState")
     running = unit.get("ActiveState") == "active"

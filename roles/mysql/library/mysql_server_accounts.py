@@ -22,14 +22,14 @@ DOCUMENTATION = """
 module: mysql_server_accounts
 short_description: Databases and accounts of a MySQL or MariaDB server
 description:
-  - Compares first, so that a second run sends no statement. Passwords never leave this module, the server gets
-    their hashes. Statements go to the client by standard input, as root by the socket.
+  - Compares first, so that a second run sends no statement. Passwords never leave this module, the server
+    gets their hashes. Statements go to the client by standard input, as root by the socket.
 options:
   flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
   socket: {description: Its Unix socket., type: path, required: true}
   databases: {description: Databases with their character set., type: list, elements: dict, required: true}
   accounts: {description: Accounts as they must be., type: list, elements: dict, required: true}
-  managed: {description: Names of which no other account may exist., type: list, elements: str, required: true}
+  managed: {description: Names with no other account than these, type: list, elements: str, required: true}
   client_files: {description: Option files to log in with, type: list, elements: dict}
 author: [the project]
 """
@@ -112,11 +112,14 @@ class Accounts:
 
     def look(self):
         users, schema, whole, tables, databases, anonymous, root, plugins, case = self.client.query(
-            "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections FROM mysql.user",
-            "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.SCHEMA_PRIVILEGES",
+            "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections"
+            " FROM mysql.user",
+            "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE"
+            " FROM information_schema.SCHEMA_PRIVILEGES",
             "SELECT GRANTEE, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.USER_PRIVILEGES",
             "SELECT DISTINCT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES",
-            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA",
+            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME"
+            " FROM information_schema.SCHEMATA",
             "SELECT COUNT(*) FROM mysql.db WHERE User = ''",
             "SHOW CREATE USER root@localhost",
             "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'",

@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Installs a server in two steps: first the programs, so that they can judge our file; then the service.
 
-Debian's packages make the data directory while they install, by the configuration that is there at that moment:
-what must hold from the first day on (lower_case_table_names) has to be in place before.
+Debian's packages make the data directory while they install, by the configuration that is there at that
+moment: what must hold from the first day on (lower_case_table_names) has to be in place before.
 """
 
 import os
@@ -179,8 +179,8 @@ def main():
             job.install([*names, *wanted["packages"]], "Installing the server's programs")
         result["version"], result["binary"] = job.version()
     else:
-        # Made, but not started: the first start is ours, with certificate and file judged and in place. The mask
-        # is in /run, so that a run which is cut off here leaves nothing that outlives a reboot.
+        # Made, but not started: the first start is ours, with certificate and file judged and in place. The
+        # mask is in /run, so that a run which is cut off here leaves nothing that outlives a reboot.
         run(["systemctl", "mask", "--runtime", wanted["unit"]])
         try:
             job.mend()

@@ -48,7 +48,7 @@ def _unescape(field):
 
 
 class Client:
-    """The server's own command-line client. Statements go through standard input, a password through a file."""
+    """The server's own command-line client. Statements go in by standard input, a password by a file."""
 
     def __init__(self, socket=None, defaults_file=None, user="root", timeout=60):
         self.program = "mariadb" if os.path.exists("/usr/bin/mariadb") else "mysql"
@@ -159,7 +159,7 @@ def option_name(name):
 
 
 def option_lines(text):
-    """(section, name, value, line number) of an option file's own lines; includes as ('', '!include', path, n)."""
+    """(section, name, value, line number) of an option file; includes as ('', '!include', path, n)."""
     section = ""
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
@@ -192,7 +192,7 @@ def server_groups(flavor, version):
 
 
 def option_files(groups, overlay=None):
-    """Every option the server reads, in its order: (name, value, file, line). `overlay` replaces files by texts."""
+    """Every option the server reads, in its order: (name, value, file, line). `overlay`: texts of files."""
     overlay = overlay or {}
     found, seen = [], []
 
@@ -286,7 +286,7 @@ def write_text(path, text, mode=0o644, owner=None):
 
 
 @contextlib.contextmanager
-def named_client_file(login):
+def client_file(login):
     """An option file for one login, readable by its owner alone and gone afterwards."""
     lines = ["[client]"]
     for key, option in (
