@@ -1,0 +1,201 @@
+"""Is the application deployed as declared, and do the pool's settings hold in every worker process?
+
+One look at each host (look_django_app.py, one round trip), then nothing but comparisons.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from pathlib import Path
+
+import pytest
+from declared import connect, load, names_in
+
+LOOK = (Path(__file__).parent / "look_django_app.py").read_bytes()
+RUN = "import base64,sys; exec(base64.b64decode(sys.argv.pop(1)))"
+
+
+@pytest.fixture(params=names_in("application"))
+def name(request) -> str:
+    return request.param
+
+
+def declared(name: str) -> dict:
+    return load()["hosts"][name]["django_app"]
+
+
+@functools.cache
+def _look(name: str) -> dict | str:
+    app = declared(name)
+    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix")}
+    done = connect(name).run("python3 -c %s %s %s", RUN, base64.b64encode(LOOK).decode(), json.dumps(want))
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return f"{done.stdout}{done.stderr}"
+
+
+def look(name: str) -> dict:
+    found = _look(name)
+    assert isinstance(found, dict), f"{name}: the look failed: {found}"
+    return found
+
+
+def unit(name: str, suffix: str = ".service") -> dict:
+    return look(name)["units"][declared(name)["name"] + suffix]
+
+
+def status(name: str) -> dict:
+    answer = look(name)["http"]["status"]
+    assert answer["status"] == 200, f"{name}: /pool.json answers {answer}"
+    return json.loads(answer["body"])
+
+
+def workers(name: str) -> list[dict]:
+    """The processes of the main unit as they speak for themselves; nobody may be missing."""
+    found = [worker for worker in status(name)["workers"] if worker["unit"] == "main"]
+    assert found, f"{name}: no worker process told its status"
+    return found
+
+
+# ---- the service -----------------------------------------------------------------------------------
+
+
+def test_service_runs_is_enabled_and_comes_back(name):
+    found = unit(name)
+    assert (found["ActiveState"], found["UnitFileState"], found["Restart"]) == ("active", "enabled", "always")
+
+
+def test_systemd_holds_the_listening_socket(name):
+    found = unit(name, ".socket")
+    assert (found["ActiveState"], found["UnitFileState"]) == ("active", "enabled")
+    file = look(name)["files"][declared(name)["socket"]]
+    assert file["mode"] == 0o660, f"mode {file['mode']:o}: others may connect past the proxy"
+
+
+def test_no_release_is_still_changing_over(name):
+    assert unit(name, "-next.service")["ActiveState"] in ("inactive", "failed")
+
+
+def test_service_is_its_own_user_in_a_sandbox(name):
+    found = unit(name)
+    assert found["User"] == declared(name)["user"] != "root"
+    assert (found["NoNewPrivileges"], found["ProtectSystem"]) == ("yes", "strict")
+    assert (found["PrivateUsers"], found["PrivateTmp"], found["CapabilityBoundingSet"]) == ("yes", "yes", "")
+    assert found["NeedDaemonReload"] == "no", "systemd runs an older unit file than the one on the disk"
+
+
+# ---- files and secrets -----------------------------------------------------------------------------
+
+
+def test_environment_file_is_for_the_service_alone(name):
+    app = declared(name)
+    assert look(name)["files"][f"{app['etc']}/environment"] == {
+        "mode": 0o640,
+        "owner": "root",
+        "group": app["user"],
+    }
+
+
+def test_no_secret_is_readable_by_others(name):
+    found = look(name)
+    assert {"DATABASE_PASSWORD", "DJANGO_SECRET_KEY"} <= set(found["secrets"]), (
+        "the look knew no secret to look for"
+    )
+    assert found["leaks"] == []
+
+
+def test_service_cannot_change_its_code(name):
+    assert look(name)["writable"] == []
+    assert look(name)["files"][declared(name)["home"]]["owner"] == "root"
+
+
+def test_release_in_service_is_the_one_on_the_disk(name):
+    found = look(name)
+    assert found["release"] in found["releases"]
+    assert {worker["release"] for worker in workers(name)} == {found["release"]}
+    assert len(found["releases"]) <= max(declared(name)["keep_releases"], 2)
+
+
+# ---- health ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["healthz", "readyz", "page"])
+def test_health_and_status_answer(name, address):
+    answer = look(name)["http"][address]
+    assert answer["status"] == 200, f"{address} answers {answer['status']}: {answer['body'][:300]}"
+
+
+def test_ready_means_a_query_by_this_release(name):
+    found = look(name)
+    assert json.loads(found["http"]["readyz"]["body"]) | {"pid": 0} == {
+        "ready": True,
+        "release": found["release"],
+        "pid": 0,
+    }
+
+
+@pytest.mark.parametrize("who", ["stranger", "liar"])
+def test_status_is_not_for_strangers(name, who):
+    answer = look(name)["http"][who]
+    assert answer["status"] == 403, f"a request from 203.0.113.7 gets {answer['status']}"
+
+
+# ---- the pool, in every worker process -------------------------------------------------------------
+
+
+def test_every_worker_process_is_heard(name):
+    found = look(name)
+    assert sorted(worker["pid"] for worker in workers(name)) == sorted(found["workers"])
+    assert len(found["workers"]) == declared(name)["workers"]
+
+
+def test_pool_settings_in_every_worker_process(name):
+    app = declared(name)
+    for worker in workers(name):
+        assert worker.get("pools"), f"process {worker['pid']} has no pool: connections are not pooled"
+        for alias, pool in worker["pools"].items():
+            where = f"process {worker['pid']}, database {alias}"
+            in_force = {key: pool["options"].get(key) for key in app["pool"]}
+            assert in_force == app["pool"], where
+            assert pool["pessimistic"] is app["pessimistic"], where
+
+
+def test_no_connection_is_kept_outside_the_pool(name):
+    for worker in workers(name):
+        assert set(worker["conn_max_age"].values()) == {0}, f"process {worker['pid']}: CONN_MAX_AGE"
+
+
+def test_pool_is_within_its_bound(name):
+    app = declared(name)
+    bound = app["pool"]["pool_size"] + app["pool"]["max_overflow"]
+    for worker in workers(name):
+        for pool in worker["pools"].values():
+            assert pool["checked_out"] + pool["idle"] <= pool["peak"] <= bound, f"process {worker['pid']}"
+
+
+def test_pooled_session_in_every_worker_process(name):
+    app = declared(name)
+    for worker in workers(name):
+        session = worker.get("session")
+        assert session, f"process {worker['pid']}: {worker.get('error')}"
+        assert session["isolation"].replace("-", " ").lower() == app["isolation"]
+        assert session["account"].split("@")[0] == app["database_user"]
+        assert session["variables"]["innodb_lock_wait_timeout"] == app["lock_wait_timeout"]
+        assert session["variables"]["lock_wait_timeout"] == app["lock_wait_timeout"]
+        assert session["variables"]["wait_timeout"] > app["pool"]["recycle"], "the server hangs up first"
+        if app["tls"]:
+            assert session["ssl_cipher"], "the connection to the other host is not encrypted"
+
+
+def test_server_is_told_of_on_the_status_page(name):
+    server = status(name)["server"]
+    assert server.get("max_connections") and server.get("threads_connected"), server
+    bound = sum(
+        pool["options"]["pool_size"] + pool["options"]["max_overflow"]
+        for worker in workers(name)
+        for pool in worker["pools"].values()
+    )
+    assert bound <= server["max_connections"]

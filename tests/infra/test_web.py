@@ -1,0 +1,112 @@
+"""Does the proxy answer as declared, seen from outside, and does it believe nobody about themselves?"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import ssl
+
+import pytest
+from declared import connect, load, names_in
+
+
+@pytest.fixture(params=names_in("web"))
+def name(request) -> str:
+    return request.param
+
+
+def declared(name: str) -> dict:
+    return load()["hosts"][name]["web"]
+
+
+@functools.cache
+def ask(name: str, path: str, tls: bool, forwarded: str = "") -> tuple[int, dict, bytes]:
+    web, connection = declared(name), load()["hosts"][name]["connection"]
+    address = "127.0.0.1" if connection["type"] == "local" else connection["host"]
+    headers = {"Host": web["server_names"][0] if web["server_names"] else address, "Connection": "close"}
+    if forwarded:
+        headers["X-Forwarded-For"] = forwarded
+    if tls:
+        # Whether the certificate is one that browsers take is its owner's business, not this test's.
+        context = ssl._create_unverified_context()  # noqa: S323
+        client = http.client.HTTPSConnection(address, web["https_port"], timeout=15, context=context)
+    else:
+        client = http.client.HTTPConnection(address, web["http_port"], timeout=15)
+    try:
+        client.request("GET", path, headers=headers)
+        response = client.getresponse()
+        return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+    finally:
+        client.close()
+
+
+def site(name: str, path: str, **more) -> tuple[int, dict, bytes]:
+    return ask(name, path, declared(name)["tls"], **more)
+
+
+@functools.cache
+def service(name: str) -> dict:
+    host = connect(name)
+    web = declared(name)
+    done = host.run(
+        "systemctl show nginx -p ActiveState,UnitFileState && /usr/sbin/nginx -t -q && "
+        "stat -c 'site=%%a %%U %%G' %s && for key in /etc/nginx/*.key; do "
+        'test -e "$key" && stat -c "key=%%a %%U %%G" "$key"; done; true',
+        web["site"],
+    )
+    return dict(line.partition("=")[::2] for line in done.stdout.splitlines()) | {"err": done.stderr}
+
+
+def test_nginx_runs_is_enabled_and_accepts_its_configuration(name):
+    found = service(name)
+    assert (found["ActiveState"], found["UnitFileState"]) == ("active", "enabled")
+    assert "failed" not in found["err"], found["err"]
+    assert found["site"] == "644 root root"
+    if declared(name)["tls"]:
+        assert found["key"] == "600 root root"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_from_outside(name, path):
+    code, _, body = site(name, declared(name)["prefix"] + path)
+    assert code == 200, body[:300]
+
+
+def test_plain_http_only_leads_to_https(name):
+    if not declared(name)["tls"]:
+        pytest.skip("no certificate is declared")
+    code, headers, _ = ask(name, "/", False)
+    assert (code, headers["location"].split(":")[0]) == (301, "https")
+
+
+def test_static_files_are_served(name):
+    apps = [load()["hosts"][app]["django_app"] for app in names_in("application")]
+    if not any(app["reference_site"] for app in apps):
+        pytest.skip("another project's static files are not known here")
+    code, headers, body = site(name, declared(name)["static_url"] + "admin/css/base.css")
+    assert code == 200 and headers["content-type"].startswith("text/css") and body
+
+
+def test_version_of_the_proxy_is_not_told(name):
+    _, headers, _ = site(name, declared(name)["prefix"] + "/healthz")
+    assert headers["server"] == "nginx"
+
+
+def test_claiming_to_be_local_opens_nothing(name):
+    path = declared(name)["prefix"] + "/pool.json"
+    honest, _, _ = site(name, path)
+    claimed, _, _ = site(name, path, forwarded="127.0.0.1")
+    assert claimed == honest
+    networks = [
+        net
+        for app in names_in("application")
+        for net in load()["hosts"][app]["django_app"]["status_networks"]
+    ]
+    if not networks and load()["hosts"][name]["connection"]["type"] != "local":
+        assert honest == 403, "the pool's status is open to everybody"
+
+
+def test_readiness_comes_from_a_declared_release(name):
+    code, _, body = site(name, declared(name)["prefix"] + "/readyz")
+    assert code == 200 and json.loads(body)["release"]
