@@ -137,7 +137,7 @@ class _ErrorWrapper(DatabaseErrorWrapper):
 def _notice(self: Any, lease: Lease, error: BaseException) -> None:
     driver = self._djorm_driver
     if driver.is_failover(error):
-        logger.warning("%s has become read-only: its connections are dropped", lease.pool.label)
+        logger.warning("%s: all connections are dropped after %s", lease.pool.label, error)
         lease.broken = True
         lease.pool.close_idle()
     elif driver.is_fatal(error):
@@ -241,17 +241,26 @@ def _connect(original: Any) -> Any:
                 self.alias,
                 max_age,
             )
-        self._djorm_connecting = True
-        try:
-            original(self)
-        except BaseException:
-            lease, self._djorm_lease = self._djorm_lease, None
-            if lease is not None:
-                self.connection = None
-                lease.pool.release(lease, broken=True)
-            raise
-        finally:
-            self._djorm_connecting = False
+        give_up = None
+        while True:
+            self._djorm_connecting = True
+            try:
+                original(self)
+                break
+            except BaseException as error:
+                lease, self._djorm_lease = self._djorm_lease, None
+                if lease is not None:
+                    self.connection = None
+                    lease.pool.release(lease, broken=True)
+                    give_up = give_up or time.monotonic() + lease.pool.options.connect_retry
+                    # the server went away between connecting and the first statement of the session's
+                    # initialisation: nothing of the borrower's has run, so it may start again
+                    if _lost(self, error) and time.monotonic() < give_up:
+                        time.sleep(0.05)
+                        continue
+                raise
+            finally:
+                self._djorm_connecting = False
         lease = self._djorm_lease
         if lease is not None and lease.used:  # receivers of connection_created have sent statements
             lease.used, lease.foreign = False, True
@@ -261,12 +270,17 @@ def _connect(original: Any) -> Any:
     return connect
 
 
+def _lost(self: Any, error: BaseException) -> bool:
+    cause = error if isinstance(error, self.Database.Error) else error.__cause__
+    return cause is not None and self._djorm_driver.is_away(cause)
+
+
 def _init_connection_state(original: Any) -> Any:
     def init_connection_state(self: Any) -> None:
         lease = self._djorm_lease
         if lease is None or lease.entry is None:
             original(self)
-        elif lease.entry.ready:  # done before on this connection, and nobody has changed it since
+        elif lease.entry.ready and self._djorm_connecting:  # done before, and nobody has changed it since
             BaseDatabaseWrapper.init_connection_state(self)
         else:
             self._djorm_quiet = True
@@ -313,7 +327,15 @@ def _close_if_unusable_or_obsolete(original: Any) -> Any:
     return close_if_unusable_or_obsolete
 
 
+def _is_usable(original: Any) -> Any:
+    def is_usable(self: Any) -> bool:
+        return self.connection is not None and original(self)  # it may have gone back to the pool
+
+    return is_usable
+
+
 _GRAFTS = {
+    "is_usable": _is_usable,
     "get_connection_params": _get_connection_params,
     "get_new_connection": _get_new_connection,
     "connect": _connect,

@@ -141,7 +141,7 @@ class Driver:
         return False
 
     def is_failover(self, error: BaseException) -> bool:
-        """The server has become read-only: every connection to it is stale."""
+        """The server is going down or has become read-only: every connection to it is stale."""
         return False
 
     def is_full(self, error: BaseException) -> bool:

@@ -156,7 +156,7 @@ class MySQLDriver(Driver):
     def is_failover(self, error: BaseException) -> bool:
         code = _code(error)
         text = str(error).lower()
-        return code == 1836 or (code == 1290 and ("read-only" in text or "read_only" in text))
+        return code in (1053, 1836) or (code == 1290 and ("read-only" in text or "read_only" in text))
 
     def is_full(self, error: BaseException) -> bool:
         return _code(error) in _FULL

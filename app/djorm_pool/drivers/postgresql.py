@@ -133,7 +133,7 @@ class PostgreSQLDriver(Driver):
         return state[:2] == "08" or state in {"57P01", "57P02", "57P03", "57P05"}
 
     def is_failover(self, error: BaseException) -> bool:
-        return getattr(error, "sqlstate", None) == "25006"
+        return getattr(error, "sqlstate", None) == "25006" and "terminating connection" not in str(error)
 
     def is_full(self, error: BaseException) -> bool:
         return "too many" in str(error) or "remaining connection slots" in str(error)

@@ -40,6 +40,15 @@ class SQLiteDriver(Driver):
     danger = re.compile(r"\b(?:temp|temporary|attach|load_extension)\b", re.I)
     previous = re.compile(r"\b(?:last_insert_rowid|changes|total_changes)\s*\(", re.I)
 
+    # pragmas that only ask
+    asking = re.compile(
+        r"pragma\s+(?:\w+|(?:table_x?info|index_x?info|index_list|foreign_key_(?:list|check)|database_list)\s*\([^)]*\))$",
+        re.I,
+    )
+
+    def _classify(self, sql: str) -> int:
+        return 0 if self.asking.match(sql.strip()) else super()._classify(sql)
+
     def fileno(self, raw: Any) -> int | None:
         return None
 
