@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -486,9 +487,22 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         text = self.systemctl("show", unit, "-p", "ActiveState,NRestarts").stdout
         return dict(line.partition("=")[::2] for line in text.splitlines())
 
+    def discard(self, release):
+        """A release that was refused and never served is of no use to anybody."""
+        never = not os.path.exists(self.path("releases", release, "activated"))
+        if never and self.current() != release:
+            shutil.rmtree(self.path("releases", release), ignore_errors=True)
+
     def journal(self, unit):
-        done = run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "30", "-u", unit])
-        return tail(done.stdout)
+        # The last words of a dying process take a moment to arrive.
+        time.sleep(0.5)
+        done = run(["journalctl", "--no-pager", "-q", "-o", "cat", "-n", "60", "-u", unit])
+        # Long tracebacks of several workers: what counts are the errors themselves.
+        lines = done.stdout.strip().splitlines()
+        errors = [
+            line for line in lines if re.match(r"^[\w.]*(Error|Exception|Exit|ImproperlyConfigured)\b", line)
+        ]
+        return "\n".join([*dict.fromkeys(errors), *lines[-8:]])
 
     def healthy(self, unit, release):
         """All workers of a unit answer, by a query each. None, or what is wrong."""
@@ -741,6 +755,8 @@ def main():
         else:
             result = getattr(host, step)()
     except Failure as problem:
+        if step in ("migrate", "activate"):
+            host.discard(module.params["release"])
         module.fail_json(msg=f"{problem}" + (f"\n{problem.details}" if problem.details else ""))
     except OSError as problem:
         module.fail_json(msg=f"{step}: {problem}")
