@@ -169,7 +169,8 @@ def main():
         rows = ",".join(f"({n},{n * 7919 % 5000},{n},REPEAT('{n % 10}',200))" for n in range(begin, last))
         host.sql(f"INSERT INTO bench_memory.t VALUES {rows};")
     host.sql(
-        f"DROP USER IF EXISTS bench_memory@localhost; CREATE USER bench_memory@localhost IDENTIFIED BY '{password}';"
+        "DROP USER IF EXISTS bench_memory@localhost;"
+        f"CREATE USER bench_memory@localhost IDENTIFIED BY '{password}';"
         "GRANT SELECT ON bench_memory.* TO bench_memory@localhost;"
     )
     results, until, start = {"done": 0, "errors": []}, [float("inf")], threading.Event()
