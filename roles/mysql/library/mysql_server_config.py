@@ -717,6 +717,11 @@ def work(job, module):
                 job.pending = job.reasons
                 module.warn("mysql_restart_policy=report: waits for a restart: " + "; ".join(job.reasons))
         job.read_back()
+        mark = os.path.join(
+            os.path.dirname(wanted["datadir"]), f".{os.path.basename(wanted['datadir'])}-initialising"
+        )
+        if os.path.exists(mark):  # of a run that was cut off
+            os.unlink(mark)
         if os.path.exists(job.kept):
             os.unlink(job.kept)
     return result | {"changed": changed or bool(job.actions), "pending_restart": job.pending, "diff": diff}

@@ -5,6 +5,7 @@ Debian's packages make the data directory while they install, by the configurati
 moment: what must hold from the first day on (lower_case_table_names) has to be in place before.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ options:
   stage: {description: What to install., type: str, required: true, choices: [core, server]}
   repository: {description: A deb822 source, type: dict}
   unit: {description: The unit that must not start by itself., type: str, required: true}
+  datadir: {description: Its data directory., type: path, default: /var/lib/mysql}
   packages: {description: More packages for the first step., type: list, elements: str}
 author: [the project]
 """
@@ -30,7 +32,16 @@ RETURN = "version: {description: of the program, type: str, returned: stage core
 
 SOURCE, KEY = "/etc/apt/sources.list.d/mysql-role.sources", "/etc/apt/keyrings/mysql-role"
 LISTS = "/var/lib/apt/lists"
-APT = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Options::=--force-confold"]
+APT = [
+    "apt-get",
+    "-q",
+    "-y",
+    "--no-remove",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+]
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 BINARIES = {"mysql": "/usr/sbin/mysqld", "mariadb": "/usr/sbin/mariadbd"}
 
@@ -38,6 +49,10 @@ BINARIES = {"mysql": "/usr/sbin/mysqld", "mariadb": "/usr/sbin/mariadbd"}
 class Packages:
     def __init__(self, module):
         self.module, self.wanted, self.changed = module, module.params, False
+        self.datadir = module.params["datadir"].rstrip("/")
+        self.mark = os.path.join(
+            os.path.dirname(self.datadir), f".{os.path.basename(self.datadir)}-initialising"
+        )
 
     def apt(self, *arguments):
         return run([*APT, *arguments], timeout=1800, env={**os.environ, **ENVIRONMENT})
@@ -116,16 +131,71 @@ class Packages:
             self.fail(done, what)
         self.changed = True
 
+    def wait_for_dpkg(self):
+        """A run whose connection broke may still be at work."""
+        with open("/var/lib/dpkg/lock-frontend", "w", encoding="ascii") as handle:
+            for _ in range(600):
+                try:
+                    fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except OSError:
+                    time.sleep(0.5)
+        self.module.fail_json(msg="dpkg is busy for five minutes; mend: end what holds its lock")
+
+    def never_configured(self):
+        """No version of the server was ever whole on this host."""
+        form = "${Package} ${db:Status-Abbrev} ${Config-Version}\\n"
+        done = run(["dpkg-query", "-W", "-f", form, "mysql-*server*", "mariadb-server*"])
+        servers = [line.split() for line in done.stdout.splitlines() if "core" not in line]
+        return not any(words[1].startswith("ii") or len(words) > 2 for words in servers)
+
     def mend(self):
-        """A run that was cut off leaves packages half configured."""
-        audit = run(["dpkg", "--audit"])
-        if audit.stdout.strip():
-            done = run(["dpkg", "--configure", "-a"], timeout=1800, env={**os.environ, **ENVIRONMENT})
-            if done.returncode != 0:
-                done = self.apt("--fix-broken", "install")
-            if done.returncode != 0:
-                self.fail(done, "Finishing what an earlier run began")
-            self.changed = True
+        """A run that was cut off leaves packages half configured, and maybe half a data directory.
+
+        Debian's scripts take half a data directory for a whole one. It goes where our own mark says that it was
+        empty when the installation began, and dpkg that no server was ever whole here to put data in it.
+        """
+        self.wait_for_dpkg()
+        if not run(["dpkg", "--audit"]).stdout.strip():
+            return
+        if os.path.exists(self.mark) and self.never_configured():
+            for name in os.listdir(self.datadir) if os.path.isdir(self.datadir) else ():
+                path = os.path.join(self.datadir, name)
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
+        done = run(["dpkg", "--configure", "-a"], timeout=1800, env={**os.environ, **ENVIRONMENT})
+        if done.returncode != 0:
+            done = self.apt("--fix-broken", "install")
+        if done.returncode != 0:
+            self.fail(done, "Finishing what an earlier run began")
+        self.changed = True
+
+    def programs(self):
+        self.repository()
+        self.mend()
+        if not self.fresh():
+            self.update()
+        done, names = self.core()
+        if done.returncode != 0:
+            self.update()
+            done, names = self.core()
+        if done.returncode != 0:
+            self.fail(done, f"Finding {self.wanted['flavor']}-server")
+        if names or self.wanted["packages"]:
+            self.install([*names, *self.wanted["packages"]], "Installing the server's programs")
+        version, binary = self.version()
+        return {"version": version, "binary": binary}
+
+    def service(self):
+        """Made, but not started: the first start is ours, with certificate and file judged and in place."""
+        if not os.path.isdir(self.datadir) or not set(os.listdir(self.datadir)) - {"lost+found"}:
+            write_text(self.mark, "the data directory was empty when the installation began\n")
+        self.mend()
+        self.install([f"{self.wanted['flavor']}-server"], "Installing the server")
+        if os.path.exists(self.mark):
+            os.unlink(self.mark)
 
     def version(self):
         for path in (BINARIES[self.wanted["flavor"]], "/usr/sbin/mysqld"):
@@ -145,6 +215,7 @@ def main():
             "flavor": {"type": "str", "required": True, "choices": ["mysql", "mariadb"]},
             "stage": {"type": "str", "required": True, "choices": ["core", "server"]},
             "unit": {"type": "str", "required": True},
+            "datadir": {"type": "path", "default": "/var/lib/mysql"},
             "packages": {"type": "list", "elements": "str", "default": []},
             "repository": {
                 "type": "dict",
@@ -161,33 +232,15 @@ def main():
     wanted, job = module.params, Packages(module)
     if module.check_mode:
         module.exit_json(changed=True)
-    result = {}
-    if wanted["stage"] == "core":
-        if not shutil.which("apt-get"):
-            module.fail_json(msg="this host has no apt; mend: use Debian 12, 13 or sid, or Ubuntu 24.04")
-        job.repository()
-        job.mend()
-        if not job.fresh():
-            job.update()
-        done, names = job.core()
-        if done.returncode != 0:
-            job.update()
-            done, names = job.core()
-        if done.returncode != 0:
-            job.fail(done, f"Finding {wanted['flavor']}-server")
-        if names or wanted["packages"]:
-            job.install([*names, *wanted["packages"]], "Installing the server's programs")
-        result["version"], result["binary"] = job.version()
-    else:
-        # Made, but not started: the first start is ours, with certificate and file judged and in place. The
-        # mask is in /run, so that a run which is cut off here leaves nothing that outlives a reboot.
-        run(["systemctl", "mask", "--runtime", wanted["unit"]])
-        try:
-            job.mend()
-            job.install([f"{wanted['flavor']}-server"], "Installing the server")
-        finally:
-            run(["systemctl", "unmask", "--runtime", wanted["unit"]])
-    module.exit_json(changed=job.changed, **result)
+    if not shutil.which("apt-get"):
+        module.fail_json(msg="this host has no apt; mend: use Debian 12, 13 or sid, or Ubuntu 24.04")
+    # No package starts the server. The mask is in /run: a run that is cut off leaves nothing for a boot.
+    run(["systemctl", "mask", "--runtime", wanted["unit"]])
+    try:
+        result = job.programs() if wanted["stage"] == "core" else job.service()
+    finally:
+        run(["systemctl", "unmask", "--runtime", wanted["unit"]])
+    module.exit_json(changed=job.changed, **(result or {}))
 
 
 if __name__ == "__main__":
