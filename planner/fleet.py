@@ -715,6 +715,18 @@ class Fleet:
                 return default
         if total > limit:
             self.too_many(host, limit, total)
+        idle = _whole(host.explicit("mysql_wait_timeout"), catalogue.server_default("wait_timeout", "mysql"))
+        for application in self.servers[host.name]:
+            if application.recycle >= idle:
+                better = max(1, idle - min(settings.WAIT_MARGIN, idle // 2))
+                self.refuse(
+                    application.name,
+                    "django_app_pool_recycle",
+                    application.recycle,
+                    f"the server {host.name} closes idle connections after {idle} s (mysql_wait_timeout)",
+                    f"set django_app_pool_recycle to {better}",
+                    {"django_app_pool_recycle": better},
+                )
         return limit
 
     def check_users(self, host):
@@ -782,6 +794,8 @@ class Fleet:
                 outcomes.append((flavor, version, assumed, None, error.problems))
         keys = [{(e["variable"], e["value"]) for e in problems} for *_, problems in outcomes]
         certain = set.intersection(*keys)
+        if all(keys):  # whichever it is, it is refused: then by the first one's words
+            certain = keys[0]
         for index, (flavor, version, _, _, problems) in enumerate(outcomes):
             for entry in problems:
                 key = (entry["variable"], entry["value"])
@@ -790,7 +804,7 @@ class Fleet:
                         self.errors.append(
                             self.better_mend(host, user, flavor, version, paper, demand, entry)
                         )
-                else:
+                elif not all(keys):
                     self.warn(
                         host.name,
                         f"{entry['variable']}={entry['value']}: if this is {versions.NAMES[flavor]}, "

@@ -11,6 +11,7 @@ def text(plan):
     for name, server in plan["servers"].items():
         parts += connections(name, server, plan)
         parts += parameters(server)
+    parts += pools(plan)
     parts += timeouts(plan)
     return "\n".join(parts + verdict(plan)).strip() + "\n"
 
@@ -162,6 +163,24 @@ def parameters(server):
         for entry in users:
             where = entry.get("set_in") or entry["reason"]
             parts.append(f"  {entry['name']:<34} {entry['file_value']:<20} {entry['origin']}: {where}")
+    return parts
+
+
+def pools(plan):
+    """The values behind the sums, and where each was set; equal hosts in one line."""
+    shapes = {}
+    for name, entry in plan["applications"].items():
+        shape = tuple((key, entry[key], origin) for key, origin in entry["origins"].items())
+        shapes.setdefault(shape, []).append(name)
+    parts = ["", "processes and pools"] if shapes else []
+    for shape, names in list(shapes.items())[:MANY]:
+        set_ones = [f"{key} {value} ({origin})" for key, value, origin in shape if origin != "default"]
+        rest = [f"{key} {value}" for key, value, origin in shape if origin == "default"]
+        if rest:
+            set_ones.append(", ".join(rest) + " (default)")
+        parts.append(f"  {several(names)}: " + ", ".join(set_ones))
+    if len(shapes) > MANY:
+        parts.append(f"  and {len(shapes) - MANY} more shapes (plan.json has all)")
     return parts
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -16,6 +16,8 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
+    # The mutants only ask whether a test fails, not for the smallest example.
+    phases=[Phase.generate] if os.environ.get("HYPOTHESIS_NO_SHRINK") else list(Phase),
 )
 settings.load_profile("fast")
 
