@@ -760,6 +760,13 @@ CATALOGUE = (
         mariadb=live(True),
         departures=(
             Departure(
+                OMIT,
+                "deprecated in MariaDB 11.0, where a file for every table is the server's own way",
+                flavor="mariadb",
+                since=(11, 0, 1),
+                harms=lambda value: not value,
+            ),
+            Departure(
                 True,
                 "in the system tablespace nothing that is deleted ever shrinks the file",
                 harms=lambda value: not value,
