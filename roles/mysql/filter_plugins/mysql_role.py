@@ -68,6 +68,16 @@ def mysql_value(resolved, name, default=None):
     return default
 
 
+def mysql_places(places, resolved):
+    """What is where, by the settings themselves."""
+    return {
+        **places,
+        "socket": mysql_value(resolved, "socket", "/run/mysqld/mysqld.sock"),
+        "port": mysql_value(resolved, "port", 3306),
+        "datadir": mysql_value(resolved, "datadir", "/var/lib/mysql"),
+    }
+
+
 def mysql_folders(resolved):
     """Folders that must be there, and the server's, before it starts."""
     found = []
@@ -123,6 +133,7 @@ class FilterModule:
         return {
             "mysql_with_door": mysql_with_door,
             "mysql_value": mysql_value,
+            "mysql_places": mysql_places,
             "mysql_folders": mysql_folders,
             "mysql_accounts": mysql_accounts,
         }

@@ -1,6 +1,7 @@
 #!/usr/bin/python
 """Databases, accounts, privileges and limits of one server, in one round trip."""
 
+import functools
 import hashlib
 import os
 import re
@@ -53,6 +54,7 @@ ORDER = (
 ROUNDS = 5000
 
 
+@functools.cache  # accounts of one name share password and salt: a hundred hosts cost one computation
 def sha256_crypt(password, salt):
     """Drepper's SHA-256 crypt, which caching_sha2_password stores; Python has had none since 3.13."""
     password, salt = password.encode(), salt.encode()
@@ -87,13 +89,18 @@ def sha256_crypt(password, salt):
     return out
 
 
+@functools.cache
+def new_salt(_password):
+    return "".join(secrets.choice(SALT) for _ in range(20))
+
+
 def stored(flavor, password, have=b""):
     """What the server keeps of this password; with the salt of `have`, so that the two can be compared."""
     if flavor == "mariadb":
         once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
         return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
     match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
-    salt = match.group(1).decode("latin-1") if match else "".join(secrets.choice(SALT) for _ in range(20))
+    salt = match.group(1).decode("latin-1") if match else new_salt(password)
     if any(ord(char) > 126 for char in salt):  # made by the server itself, byte for byte
         return None
     return f"$A$005${salt}{sha256_crypt(password, salt)}"

@@ -140,7 +140,7 @@ class Packages:
                     return
                 except OSError:
                     time.sleep(0.5)
-        self.module.fail_json(msg="dpkg is busy for five minutes; mend: end what holds its lock")
+        self.module.fail_json(msg="dpkg is busy for minutes; mend: end what holds its lock")
 
     def never_configured(self):
         """No version of the server was ever whole on this host."""
@@ -152,8 +152,8 @@ class Packages:
     def mend(self):
         """A run that was cut off leaves packages half configured, and maybe half a data directory.
 
-        Debian's scripts take half a data directory for a whole one. It goes where our own mark says that it was
-        empty when the installation began, and dpkg that no server was ever whole here to put data in it.
+        Debian's scripts take half a data directory for a whole one. It goes where our own mark says that it
+        was empty when the installation began, and dpkg that no server was ever whole here to put data in it.
         """
         self.wait_for_dpkg()
         if not run(["dpkg", "--audit"]).stdout.strip():
