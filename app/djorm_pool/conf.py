@@ -69,7 +69,7 @@ class Options:
     min_idle: int = 0
     """Idle connections kept ready in the background, at most pool_size."""
     connect_retry: float = 5
-    """How long a new checkout waits for a server that was there before and is away; 0: fail at once."""
+    """How long a new checkout waits for a server that cannot be reached; 0: fail at once."""
     leak_after: float = 0
     """Log a connection that is held for longer, with thread, age, path and stack; 0: off."""
     leak_stack: bool = False

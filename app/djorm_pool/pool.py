@@ -329,9 +329,7 @@ class FairPool(QueuePool):
         now = time.monotonic()
         if self.driver.is_full(error):
             until = deadline
-        elif (
-            self.driver.is_away(error) and self.limits
-        ):  # it was there before: an outage, not a wrong address
+        elif self.driver.is_away(error):
             until = min(deadline, give_up or now + self.options.connect_retry)
         else:
             return None

@@ -167,7 +167,7 @@ class Proxy:
 
 
 def test_t30_half_open_connection(server):
-    """The peer is gone without a word: poll() says quiet, so after a long idle time a ping asks, with a limit."""
+    """The peer is gone without a word: poll() says quiet, so after a long idle time a ping asks."""
     server.create()
     proxy = Proxy(server.where["host"], server.where["port"])
     try:
@@ -213,11 +213,19 @@ def test_t31_descriptors_above_1023(server):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_wrong_address_fails_at_once(server):
-    """connect_retry is for a server that was there before, not for a typing error."""
-    alias = server.alias(pool={"connect_retry": 20, "timeout": 20}, PORT="1")
+@pytest.mark.parametrize("retry", [0, 1.0])
+def test_an_absent_server_is_waited_for_so_long_and_no_longer(server, retry):
+    alias = server.alias(pool={"connect_retry": retry, "timeout": 20}, PORT="1")
     start = time.monotonic()
     with pytest.raises(OperationalError):
+        value(alias, "SELECT 1")
+    assert retry <= time.monotonic() - start < retry + 2
+
+
+def test_a_refused_password_is_no_outage(server):
+    alias = server.alias(pool={"connect_retry": 20, "timeout": 20}, USER="nobody_at_all", PASSWORD="x")
+    start = time.monotonic()
+    with pytest.raises(OperationalError, match="1045"):
         value(alias, "SELECT 1")
     assert time.monotonic() - start < 3
 

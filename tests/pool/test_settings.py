@@ -184,7 +184,8 @@ def test_t33_a_wrapper_from_before_the_graft(server):
     script = (
         "import os, json\n"
         "from django.conf import settings\n"
-        "settings.configure(DATABASES=json.loads(os.environ['PROJECT_DATABASES']), INSTALLED_APPS=[], USE_TZ=True)\n"
+        "databases = json.loads(os.environ['PROJECT_DATABASES'])\n"
+        "settings.configure(DATABASES=databases, INSTALLED_APPS=[], USE_TZ=True)\n"
         "from django.db import connection\n"
         "def number():\n"
         "    with connection.cursor() as c:\n"
@@ -304,6 +305,14 @@ def test_t20_close_pool_in_a_loop_with_borrowers(server):
         thread.join(20)
     assert not errors
     assert took < 4
+    from django.db import transaction
+
+    with transaction.atomic(using=alias):
+        number = value(alias, "SELECT CONNECTION_ID()")
+        in_thread(lambda: connections[alias].close_pool())
+        assert value(alias, "SELECT CONNECTION_ID()") == number
+    close(alias)
+    wait_for(lambda: number not in server.all_ids())
     connections[alias].close_pool()
     wait_for(lambda: not server.connected())
     assert in_thread(value, alias, "SELECT 1") == 1

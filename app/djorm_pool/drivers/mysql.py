@@ -10,7 +10,7 @@ from .base import Driver
 # After these the connection is gone, or out of step with the server (numbers are the servers' error codes).
 _FATAL = {1053, 1080, 1152, 1153, 1154, 1155, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031}
 _FULL = {1040, 1203, 1226}
-_AWAY = {1053, 1927, 2002, 2003, 2005, 2006, 2013, 2055}
+_AWAY = {1053, 1927, 2002, 2003, 2006, 2013, 2055}  # not 2005: no such host
 
 
 def _code(error: BaseException) -> int:
@@ -55,7 +55,7 @@ class MySQLDriver(Driver):
         ]
     )
     danger = re.compile(
-        r"@|/\*[!M]|\b(?:temporary|get_lock|sql_calc_found_rows|last_insert_id\s*\(\s*[^\s)]|nextval|setval|chain"
+        r"(?<!@)@(?!@)|/\*[!M]|\b(?:temporary|get_lock|sql_calc_found_rows|last_insert_id\s*\(\s*[^\s)]|nextval|setval|chain"
         r"|next\s+value\s+for|(?:create|drop|alter)\s+(?:database|schema))",
         re.I,
     )

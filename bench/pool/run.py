@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""The pool against its peers: same server, same run, interleaved rounds, medians and ratios.
+
+    bench/pool/run.py [--rounds N] [--quick] [--server mysql] [--write docs/benchmarks.md]
+
+POOL_TEST_SERVERS names the servers (see tests/pool/conftest.py). django-db-connection-pool must be installed in
+this environment to be measured; without it, its rows are missing.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DATABASE = "poolbench"
+PEER = "django-db-connection-pool"
+BEGIN, END = "<!-- pool: written by bench/pool/run.py -->", "<!-- end of pool -->"
+
+
+def measure(mode, work, parameters):
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "app")}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "worker.py"), mode, work],
+        input=json.dumps(parameters), env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{mode}, {work}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def rounds(modes, work, parameters, count, own=None):
+    """{mode: {figure: median}} of interleaved rounds."""
+    seen = {mode: [] for mode in modes}
+    for number in range(count):
+        for mode in modes:
+            print(f"\r  {work}: round {number + 1}/{count}, {mode:30}", end="", file=sys.stderr, flush=True)
+            seen[mode].append(measure(mode, work, {**parameters, **(own or {}).get(mode, {})}))
+    print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
+    return {m: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for m, rows in seen.items()}
+
+
+class SlowProxy:
+    """Adds a delay each way, as a network does: bytes that arrive together travel together."""
+
+    def __init__(self, host, port, delay):
+        self.target, self.delay = (host, int(port)), delay
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            client, _ = self.listener.accept()
+            server = socket.create_connection(self.target)
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for a, b in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+
+    def _pump(self, source, sink):
+        with contextlib.suppress(OSError), source, sink:
+            while data := source.recv(65536):
+                time.sleep(self.delay)
+                sink.sendall(data)
+
+
+def table(title, rows, columns, base=None, key=None):
+    out = [f"### {title}", "", "| | " + " | ".join(c[0] for c in columns) + (" | ratio |" if base else " |")]
+    out.append("|---|" + "---|" * (len(columns) + bool(base)))
+    for mode, row in rows.items():
+        cells = [c[2].format(row[c[1]]) for c in columns]
+        if base:
+            cells.append(f"{row[key] / rows[base][key]:.2f}")
+        out.append(f"| {mode} | " + " | ".join(cells) + " |")
+    return [*out, ""]
+
+
+LOAD = [
+    ("requests/s", "rps", "{:.0f}"), ("p50 ms", "p50_ms", "{:.1f}"), ("p99 ms", "p99_ms", "{:.1f}"),
+    ("longest ms", "max_ms", "{:.0f}"), ("errors", "errors", "{:.0f}"), ("peak connections", "peak", "{:.0f}"),
+]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: to see that it runs")
+    parser.add_argument("--server", default="mysql")
+    parser.add_argument("--write", metavar="FILE", help="put the results between the markers in FILE")
+    arguments = parser.parse_args()
+    where = json.loads(os.environ.get("POOL_TEST_SERVERS") or "{}").get(arguments.server)
+    if where is None:
+        sys.exit(f"POOL_TEST_SERVERS names no {arguments.server}")
+    import MySQLdb
+
+    admin = MySQLdb.connect(
+        host=where["host"], port=int(where["port"]), user=where["user"], password=where.get("password", "")
+    )
+    admin.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+    version = admin.get_server_info()
+    factor = 10 if arguments.quick else 1
+    peer = [PEER] if importlib.util.find_spec("dj_db_conn_pool") else []
+    base = {"server": where, "server_direct": where, "database": DATABASE}
+    n = arguments.rounds
+    out = []
+
+    stock = ["stock None", "stock age 0", "stock None + health"]
+    rows = rounds([*stock, *peer, "ours auto", "ours True", "ours statement"], "one_thread",
+                  {**base, "requests": 3000 // factor}, n)  # fmt: skip
+    columns = [("p50 us", "p50_us", "{:.0f}"), ("mean us", "mean_us", "{:.0f}")]
+    out += table("One thread, SELECT 1 a request", rows, columns, "stock None", "p50_us")
+
+    proxy = SlowProxy(where["host"], where["port"], 0.001)
+    slow = {**base, "server": {**where, "host": "127.0.0.1", "port": proxy.port}, "requests": 300 // factor}
+    rows = rounds(["stock None", *peer, "ours auto"], "one_thread", slow, n)
+    out += table("The same, 1 ms of latency each way", rows, columns, "stock None", "p50_us")
+
+    load = {**base, "threads": 64, "each": 200 // factor}
+    rows = rounds(
+        ["stock None", *peer, "ours auto", "ours statement"], "many_threads", {**load, "size": 20}, n
+    )
+    out += table("64 threads x 200 requests, 20 connections", rows, LOAD, (peer or ["stock None"])[0], "rps")
+
+    rows = rounds(["stock None", *peer, "ours auto", "ours statement"], "many_threads",
+                  {**load, "each": 100 // factor, "think": 0.005, "size": 5}, n)  # fmt: skip
+    out += table("64 threads, 5 ms of other work a request, 5 connections", rows, LOAD, "stock None", "rps")
+
+    rows = rounds(
+        [*peer, "ours auto", "ours statement"], "many_threads", {**load, "size": 5, "timeout": 0.05}, n
+    )
+    out += table("64 threads, 5 connections, time-out 50 ms", rows, LOAD)
+
+    rows = rounds([*peer, "ours auto"], "many_threads",
+                  {**base, "threads": 1000 // factor, "each": 10, "size": 20, "limit": 240}, 1)  # fmt: skip
+    out += table("1,000 threads x 10 requests, 20 connections", rows, LOAD)
+
+    found = measure("ours auto", "checkout", base)
+    out += ["### Checkout and check-in alone", "",
+            f"ours {found['ours_us']:.1f} us, SQLAlchemy's QueuePool {found['queuepool_us']:.1f} us", ""]  # fmt: skip
+    found = measure("ours auto", "memory", {**base, "size": 50})
+    out += ["### Memory", "",
+            f"a pooled connection {found['bytes_a_connection_rss']:.0f} bytes (resident, driver's buffers included), "
+            f"a place in line {found['bytes_a_waiter']:.0f} bytes", ""]  # fmt: skip
+    if where.get("restart"):
+        out += ["### Server restart under load, 8 threads", "",
+                "| | outage s | requests | errors | errors after |", "|---|---|---|---|---|"]  # fmt: skip
+        for mode in [*peer, "ours auto"]:
+            got = measure(
+                mode, "restart", {**base, "size": 8, "pool": {"connect_retry": 30} if "ours" in mode else {}}
+            )
+            out.append(
+                f"| {mode} | {got['outage_s']:.1f} | {got['requests']} | {got['errors']} | {got['errors_after']} |"
+            )
+        out.append("")
+
+    import django
+    import sqlalchemy
+
+    head = [
+        "## The pool", "",
+        f"Server {version}; Python {platform.python_version()}, Django {django.get_version()}, SQLAlchemy "
+        f"{sqlalchemy.__version__}; {os.cpu_count()} cores shared by client and server; {n} interleaved rounds, "
+        "medians. `make bench-pool` makes this page.", "",
+    ]  # fmt: skip
+    text = "\n".join(head + out)
+    print(text)
+    if arguments.write:
+        path = Path(arguments.write)
+        before = path.read_text() if path.exists() else "# Benchmarks\n\n"
+        block = f"{BEGIN}\n{text}\n{END}"
+        if BEGIN in before:
+            start, stop = before.index(BEGIN), before.index(END) + len(END)
+            before = before[:start] + block + before[stop:]
+        else:
+            before = before.rstrip() + "\n\n" + block + "\n"
+        path.write_text(before)
+
+
+if __name__ == "__main__":
+    main()
