@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -273,6 +274,14 @@ class Host:
         text = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]).stdout
         return {line.split()[0] for line in text.splitlines() if line.endswith(" installed")}
 
+    def fetch(self, work, env):
+        """Make pip and fetch what needs no compiler, while apt installs one. Failing costs only time."""
+        with contextlib.suppress(Failure, OSError):
+            pip = [self.tools(), "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            lines = (read(os.path.join(work, "requirements.txt")) or "").splitlines()
+            names = [line for line in lines if line and not line.startswith(("mysqlclient", "#"))]
+            run([*pip, "--dest", os.path.join(work, "fetched"), *names, "setuptools>=77"], env=env)
+
     def wheels(self):
         """Every wheel the project needs, compiled where need be; the controller takes them to all others."""
         folder = self.path("wheels", self.p["wheels"])
@@ -284,6 +293,10 @@ class Host:
         apt_env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
         before = self.installed()
         extra = [name for name in self.p["build_packages"] if name not in before]
+        # A cache of this build's own: one kept by somebody else may hold wheels for another client library.
+        pip_env = {**os.environ, "PIP_CACHE_DIR": os.path.join(work, "cache")}
+        fetching = threading.Thread(target=self.fetch, args=(work, pip_env))
+        fetching.start()
         try:
             if extra:
                 install = [*apt, "install", "--no-install-recommends", "--no-remove", *extra]
@@ -291,23 +304,26 @@ class Host:
                     # Lists that were never fetched, or are older than the mirror's files.
                     run([*apt, "update"], "apt-get update failed", env=apt_env)
                     run(install, "the packages to build wheels with cannot be installed", env=apt_env)
+            fetching.join()
             argv = [
                 self.tools(),
                 "-m",
                 "pip",
                 "wheel",
                 "--quiet",
-                "--no-cache-dir",
                 "--wheel-dir",
                 os.path.join(work, "wheels"),
             ]
             for file in self.p["requirements"]:
                 argv += ["-r", os.path.join(work, file)]
-            run(argv, "the project's requirements cannot be built", cwd=os.path.join(work, "app"))
+            run(
+                argv, "the project's requirements cannot be built", cwd=os.path.join(work, "app"), env=pip_env
+            )
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(os.path.dirname(folder), exist_ok=True)
             os.rename(os.path.join(work, "wheels"), folder)
         finally:
+            fetching.join()
             shutil.rmtree(work, ignore_errors=True)
             added = sorted(self.installed() - before)
             if added and not self.p["keep_build_packages"]:
@@ -317,6 +333,28 @@ class Host:
             for file in sorted(os.listdir(folder)):
                 tar.add(os.path.join(folder, file), arcname=file)
         return {"changed": True, "archive": pack, "files": sorted(os.listdir(folder))}
+
+    def fill(self, venv, set_):
+        """The wheel set's packages: linked from a release that has the very same, else installed."""
+        packages = os.path.join("lib", "python" + python_version(), "site-packages")
+        for other in self.releases():
+            mark = json.loads(read(self.path("releases", other, MARK)) or "{}")
+            there = self.path("releases", other, "venv", packages)
+            if mark.get("wheels") == os.path.basename(set_) and os.path.isdir(there):
+                # Files there are never written again, so releases may share them; folders are each one's own.
+                shutil.copytree(
+                    there,
+                    os.path.join(venv, packages),
+                    copy_function=os.link,
+                    symlinks=True,
+                    dirs_exist_ok=True,
+                )
+                return
+        python = os.path.join(venv, "bin", "python")
+        pip = [self.tools(), "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps"]
+        wheels = sorted(glob.glob(os.path.join(set_, "*.whl")))
+        run([*pip, "--no-compile", *wheels], "the release's packages cannot be installed")
+        run([python, "-m", "compileall", "-q", "-j", "0", os.path.join(venv, "lib")])
 
     def manage(self, release, argv, message):
         """Run the release's own Python as the service's user; the verdict is the last line of its output."""
@@ -364,23 +402,11 @@ class Host:
             venv = os.path.join(folder, "venv")
             python = os.path.join(venv, "bin", "python")
             run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", venv], "no virtual environment can be made")
-            wheels = sorted(glob.glob(os.path.join(set_, "*.whl")))
-            pip = [self.tools(), "-m", "pip", "--python", python, "install", "--quiet"]
-            run(
-                [*pip, "--no-index", "--no-deps", "--no-compile", *wheels],
-                "the release's packages cannot be installed",
-            )
+            self.fill(venv, set_)
             # Compiled here, for the service may not write to its own code.
-            code = [os.path.join(folder, part) for part in ("venv/lib", "app", "overlay")]
+            code = [os.path.join(folder, part) for part in ("app", "overlay")]
             run([python, "-m", "compileall", "-q", "-j", "0", *code])
             write(os.path.join(folder, "run"), self.launcher(release), 0o755)
-            for root, folders, files in os.walk(folder):
-                for name in (*folders, *files):
-                    path = os.path.join(root, name)
-                    if not os.path.islink(path):
-                        os.chmod(
-                            path, os.stat(path).st_mode & 0o755 | 0o044 | (0o011 if name in folders else 0)
-                        )
             static = os.path.join(folder, "static")
             os.mkdir(static, 0o755)
             account = self.account()
