@@ -43,7 +43,7 @@ class On:
     until: tuple | None = None
     option: str | None = None  # in the file, where it differs from the parameter's name
     variable: str | None = ""  # to read back; "" = the option's name, None = cannot be read
-    dynamic: bool | tuple = True  # or the first version in which it is
+    dynamic: object = True  # or the first version in which it is, or a function of the version
     default: object = None  # the server's own default, as written in a file
     minimum: int | None = None
     gone: str = ""  # what to say where it does not exist
@@ -93,6 +93,8 @@ class Parameter:
 
     def dynamic(self, flavor, version):
         known = self.on(flavor).dynamic
+        if callable(known):
+            return known(version)
         return known if isinstance(known, bool) else version >= known
 
     def option(self, flavor):
@@ -246,6 +248,15 @@ def static(default=None, **more):
 
 def live(default=None, **more):
     return On(dynamic=True, default=default, **more)
+
+
+def pool_grows_live(version):
+    """Since MDEV-29445 MariaDB cuts a larger pool down to innodb_buffer_pool_size_max, with a warning only
+    (seen on 11.8.6): a restart is needed."""
+    series, fixed = version[:2], {(10, 6): 22, (10, 11): 12, (11, 4): 6, (11, 8): 2}
+    if series in fixed:
+        return version[2] < fixed[series]
+    return version < (11, 8)
 
 
 NO_QUERY_CACHE = dict(
@@ -623,7 +634,7 @@ CATALOGUE = (
         5 * units.MIB,
         MAX64,
         mysql=live("128M"),
-        mariadb=live("128M"),
+        mariadb=On(dynamic=pool_grows_live, default="128M"),
         compare="at_least",
     ),
     Parameter(

@@ -196,6 +196,15 @@ def test_dynamic_by_version():
     assert names(resolve({}, "mariadb", "10.11.18", {}, PLAIN))["innodb_log_file_size"]["dynamic"] is True
     assert names(resolve({}, "mariadb", "10.6.22", {}, PLAIN))["innodb_log_file_size"]["dynamic"] is False
     assert names(resolve({}, "mysql", "9.7.4", {}, PLAIN))["max_connections"]["dynamic"] is True
+    for version, live in (
+        ("10.6.15", True),
+        ("10.11.18", False),
+        ("11.4.3", True),
+        ("11.8.6", False),
+        ("12.1.2", False),
+    ):
+        row = names(resolve({}, "mariadb", version, {}, PLAIN))["innodb_buffer_pool_size"]
+        assert row["dynamic"] is live, version
     assert names(resolve({}, "mysql", "9.7.4", {}, PLAIN))["thread_stack"]["dynamic"] is False
 
 
