@@ -50,7 +50,7 @@ def answer(command: str) -> dict[str, Any]:
         # Back into the pool: this thread holds no connection between two questions.
         close_old_connections()
         connections.close_all()
-    return {"error": f"unknown command {command!r}"}
+    return {"pid": os.getpid(), "error": f"unknown command {command!r}"}
 
 
 def _serve(server: socket.socket) -> None:
