@@ -10,15 +10,18 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+import stock_project  # noqa: E402
+
 INVENTORY = os.environ.get("REJECT_INVENTORY", "")
 HOST = "reject-1"
-FIXTURES = ROOT / "tests" / "fixtures"
 
 # What a run that changes nothing leaves alone: files, the running processes, the release in use.
 STATE = r"""
@@ -154,20 +157,24 @@ def test_lower_case_table_names_of_existing_data(inventory):
     refused({"mysql_lower_case_table_names": 1}, inventory, HOST, "lower_case_table_names")
 
 
-def test_project_that_does_not_import(inventory, tmp_path):
-    project = tmp_path / "broken"
-    project.mkdir()
-    (project / "manage.py").write_text("")
-    (project / "brokensite").mkdir()
-    (project / "brokensite" / "__init__.py").write_text("")
-    (project / "brokensite" / "settings.py").write_text("import no_such_module_at_all\n")
-    (project / "brokensite" / "wsgi.py").write_text("")
-    refused(
-        {"django_app_source": str(project), "django_app_settings_module": "brokensite.settings"},
-        inventory,
-        HOST,
-        "no_such_module_at_all",
-    )
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("import", "there_is_no_such_module"),
+        ("migration", "there_is_no_such_table"),
+        ("health", "healthy"),
+        ("worker", "broken on purpose"),
+    ],
+)
+def test_broken_project(broken, words, inventory, tmp_path):
+    stock_project.make(tmp_path, broken)
+    project = {
+        "django_app_source": str(tmp_path),
+        "django_app_settings_module": "mysite.settings",
+        "django_app_requirements": ["requirements.txt"],
+        "django_app_health_timeout": 8,
+    }
+    refused(project, inventory, HOST, words)
 
 
 def test_second_run_after_all_that_changes_nothing(inventory):
