@@ -3,8 +3,8 @@
 
     bench/pool/run.py [--rounds N] [--quick] [--server mysql] [--write docs/benchmarks.md]
 
-POOL_TEST_SERVERS names the servers (see tests/pool/conftest.py). django-db-connection-pool must be installed in
-this environment to be measured; without it, its rows are missing.
+POOL_TEST_SERVERS names the servers (see tests/pool/conftest.py). django-db-connection-pool must be installed
+in this environment to be measured; without it, its rows are missing.
 """
 
 import argparse
@@ -32,8 +32,13 @@ def measure(mode, work, parameters):
     env = {**os.environ, "PYTHONPATH": str(ROOT / "app")}
     done = subprocess.run(
         [sys.executable, str(HERE / "worker.py"), mode, work],
-        input=json.dumps(parameters), env=env, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        input=json.dumps(parameters),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{mode}, {work}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)
@@ -87,9 +92,19 @@ def table(title, rows, columns, base=None, key=None):
 
 
 LOAD = [
-    ("requests/s", "rps", "{:.0f}"), ("p50 ms", "p50_ms", "{:.1f}"), ("p99 ms", "p99_ms", "{:.1f}"),
-    ("longest ms", "max_ms", "{:.0f}"), ("errors", "errors", "{:.0f}"), ("peak connections", "peak", "{:.0f}"),
-]  # fmt: skip
+    ("requests/s", "rps", "{:.0f}"),
+    ("p50 ms", "p50_ms", "{:.1f}"),
+    ("p99 ms", "p99_ms", "{:.1f}"),
+    ("longest ms", "max_ms", "{:.0f}"),
+    ("errors", "errors", "{:.0f}"),
+    ("peak connections", "peak", "{:.0f}"),
+]
+
+
+def servers_named():
+    """POOL_TEST_SERVERS: JSON, or the name of a file that holds it."""
+    given = os.environ.get("POOL_TEST_SERVERS") or "{}"
+    return json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
 
 
 def main():
@@ -99,7 +114,7 @@ def main():
     parser.add_argument("--server", default="mysql")
     parser.add_argument("--write", metavar="FILE", help="put the results between the markers in FILE")
     arguments = parser.parse_args()
-    where = json.loads(os.environ.get("POOL_TEST_SERVERS") or "{}").get(arguments.server)
+    where = servers_named().get(arguments.server)
     if where is None:
         sys.exit(f"POOL_TEST_SERVERS names no {arguments.server}")
     import MySQLdb
@@ -116,8 +131,12 @@ def main():
     out = []
 
     stock = ["stock None", "stock age 0", "stock None + health"]
-    rows = rounds([*stock, *peer, "ours auto", "ours True", "ours statement"], "one_thread",
-                  {**base, "requests": 3000 // factor}, n)  # fmt: skip
+    rows = rounds(
+        [*stock, *peer, "ours auto", "ours True", "ours statement"],
+        "one_thread",
+        {**base, "requests": 3000 // factor},
+        n,
+    )
     columns = [("p50 us", "p50_us", "{:.0f}"), ("mean us", "mean_us", "{:.0f}")]
     out += table("One thread, SELECT 1 a request", rows, columns, "stock None", "p50_us")
 
@@ -132,8 +151,12 @@ def main():
     )
     out += table("64 threads x 200 requests, 20 connections", rows, LOAD, (peer or ["stock None"])[0], "rps")
 
-    rows = rounds(["stock None", *peer, "ours auto", "ours statement"], "many_threads",
-                  {**load, "each": 100 // factor, "think": 0.005, "size": 5}, n)  # fmt: skip
+    rows = rounds(
+        ["stock None", *peer, "ours auto", "ours statement"],
+        "many_threads",
+        {**load, "each": 100 // factor, "think": 0.005, "size": 5},
+        n,
+    )
     out += table("64 threads, 5 ms of other work a request, 5 connections", rows, LOAD, "stock None", "rps")
 
     rows = rounds(
@@ -141,26 +164,43 @@ def main():
     )
     out += table("64 threads, 5 connections, time-out 50 ms", rows, LOAD)
 
-    rows = rounds([*peer, "ours auto"], "many_threads",
-                  {**base, "threads": 1000 // factor, "each": 10, "size": 20, "limit": 240}, 1)  # fmt: skip
+    rows = rounds(
+        [*peer, "ours auto"],
+        "many_threads",
+        {**base, "threads": 1000 // factor, "each": 10, "size": 20, "limit": 240},
+        1,
+    )
     out += table("1,000 threads x 10 requests, 20 connections", rows, LOAD)
 
     found = measure("ours auto", "checkout", base)
-    out += ["### Checkout and check-in alone", "",
-            f"ours {found['ours_us']:.1f} us, SQLAlchemy's QueuePool {found['queuepool_us']:.1f} us", ""]  # fmt: skip
+    out += [
+        "### Checkout and check-in alone",
+        "",
+        f"ours {found['ours_us']:.1f} us, SQLAlchemy's QueuePool {found['queuepool_us']:.1f} us",
+        "",
+    ]
     found = measure("ours auto", "memory", {**base, "size": 50})
-    out += ["### Memory", "",
-            f"a pooled connection {found['bytes_a_connection_rss']:.0f} bytes (resident, driver's buffers included), "
-            f"a place in line {found['bytes_a_waiter']:.0f} bytes", ""]  # fmt: skip
+    out += [
+        "### Memory",
+        "",
+        f"a pooled connection {found['bytes_a_connection_rss']:.0f} bytes (resident, with the driver's "
+        f"buffers), a place in line {found['bytes_a_waiter']:.0f} bytes",
+        "",
+    ]
     if where.get("restart"):
-        out += ["### Server restart under load, 8 threads", "",
-                "| | outage s | requests | errors | errors after |", "|---|---|---|---|---|"]  # fmt: skip
+        out += [
+            "### Server restart under load, 8 threads",
+            "",
+            "| | outage s | requests | errors | errors after |",
+            "|---|---|---|---|---|",
+        ]
         for mode in [*peer, "ours auto"]:
             got = measure(
                 mode, "restart", {**base, "size": 8, "pool": {"connect_retry": 30} if "ours" in mode else {}}
             )
             out.append(
-                f"| {mode} | {got['outage_s']:.1f} | {got['requests']} | {got['errors']} | {got['errors_after']} |"
+                f"| {mode} | {got['outage_s']:.1f} | {got['requests']} | {got['errors']} "
+                f"| {got['errors_after']} |"
             )
         out.append("")
 
@@ -168,11 +208,13 @@ def main():
     import sqlalchemy
 
     head = [
-        "## The pool", "",
+        "## The pool",
+        "",
         f"Server {version}; Python {platform.python_version()}, Django {django.get_version()}, SQLAlchemy "
         f"{sqlalchemy.__version__}; {os.cpu_count()} cores shared by client and server; {n} interleaved rounds, "
-        "medians. `make bench-pool` makes this page.", "",
-    ]  # fmt: skip
+        "medians. `make bench-pool` makes this page.",
+        "",
+    ]
     text = "\n".join(head + out)
     print(text)
     if arguments.write:

@@ -121,6 +121,12 @@ def run(tests, name, where, switch, labels, log):
     return found
 
 
+def servers_named():
+    """POOL_TEST_SERVERS: JSON, or the name of a file that holds it."""
+    given = os.environ.get("POOL_TEST_SERVERS") or "{}"
+    return json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", action="append", help="mysql, mariadb (default: both)")
@@ -128,7 +134,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="the whole suite (about an hour a run)")
     parser.add_argument("labels", nargs="*", help="default: the labels of issue 3")
     arguments = parser.parse_args()
-    servers = json.loads(os.environ.get("POOL_TEST_SERVERS") or "{}")
+    servers = servers_named()
     tests = fetch()
     known = {p.name for p in tests.iterdir() if p.is_dir()}
     labels = [] if arguments.all else [label for label in arguments.labels or LABELS if label in known]

@@ -1,13 +1,12 @@
 """The pool against real servers.
 
-POOL_TEST_SERVERS names them (JSON): {"mysql": {"host", "port", "user", "password", "restart": [argv]},
-"mariadb": {...}, "postgresql": {...}}. `restart` is a command that restarts the server and returns when it
+POOL_TEST_SERVERS names them (JSON, or a file that holds it): {"mysql": {"host", "port", "user", "password",
+"restart": [argv]}, "mariadb": {...}, "postgresql": {...}}. `restart` is a command that restarts the server and returns when it
 serves again. A server that is missing is an error, not a skip, unless POOL_TEST_ALLOW_MISSING=1.
 POOL_TEST_PACKAGE names a folder that holds another djorm_pool (the mutants use it).
 """
 
 import faulthandler
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ import helpers  # noqa: E402
 
 helpers.configure()
 
-CHOSEN = json.loads(os.environ.get("POOL_TEST_SERVERS") or "{}")
+CHOSEN = helpers.servers()
 ALLOW_MISSING = os.environ.get("POOL_TEST_ALLOW_MISSING") == "1"
 
 

@@ -20,6 +20,12 @@ _aliases = []
 _created = set()
 
 
+def servers():
+    """What POOL_TEST_SERVERS says: JSON, or the name of a file that holds it."""
+    given = os.environ.get("POOL_TEST_SERVERS") or "{}"
+    return json.loads(given if given.lstrip().startswith("{") else Path(given).read_text())
+
+
 def configure():
     """Django for the tests: djorm_pool in INSTALLED_APPS, one harmless default alias."""
     import django
