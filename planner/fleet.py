@@ -212,6 +212,11 @@ class Application:
         return self.host.number("django_app_lock_wait_timeout")
 
 
+def _plain(path):
+    """/var/run is /run on every system of today."""
+    return path.removeprefix("/var") if path.startswith("/var/run/") else path
+
+
 def _whole(value, other):
     try:
         return other if value is None else schema.typed(value, {"type": "int"})
@@ -243,6 +248,7 @@ class Fleet:
         self.read_applications()
         for application in self.applications.values():
             self.check_pool(application)
+            self.check_address(application)
             self.check_timeouts(application)
         self.check_web()
         self.check_ports()
@@ -403,6 +409,36 @@ class Fleet:
                 host.name,
                 f"its accounts are limited to the name {address}; "
                 "where the server cannot resolve it, set django_app_address",
+            )
+
+    def check_address(self, application):
+        """The application must knock where the server listens."""
+        host, server = application.host, application.server
+        if server is None or host.explicit("django_app_database_host"):
+            return
+        listens, knocks = str(server.get("mysql_socket") or SOCKET), host.get("django_app_database_socket")
+        knocks = str(knocks or SOCKET)
+        if application.same_host and _plain(listens) != _plain(knocks):
+            self.refuse(
+                host.name,
+                "django_app_database_socket",
+                knocks,
+                f"the server's socket is {listens} (mysql_socket)",
+                f"set django_app_database_socket to {listens}",
+                {"django_app_database_socket": listens},
+            )
+        port = host.explicit("django_app_database_port")
+        if port is None or application.same_host:
+            return
+        there = server.number("mysql_port") or 3306
+        if _whole(port, there) != there:
+            self.refuse(
+                host.name,
+                "django_app_database_port",
+                port,
+                f"the server {server.name} listens on {there} (mysql_port)",
+                f"set django_app_database_port to {there}",
+                {"django_app_database_port": there},
             )
 
     def check_timeouts(self, application):
