@@ -397,7 +397,9 @@ class Fleet:
             )
         for row in application.services():
             room = max(0, row["pool_size"]) + max(0, row["max_overflow"])
-            if 0 < room < row["threads"]:
+            # Given back after each statement, a connection serves several threads that also compute and render.
+            sharing = 4 if host.get("django_app_pool_release") == "statement" else 1
+            if 0 < room * sharing < row["threads"]:
                 self.warn(
                     host.name,
                     f"{row['what']}: {row['threads']} threads share {room} connections; "

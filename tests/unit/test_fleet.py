@@ -156,6 +156,15 @@ def test_threads_that_outnumber_the_pool_are_said():
     assert any("16 threads share 4 connections" in text for text in plan["warnings"])
 
 
+def test_threads_share_more_with_release_per_statement(monkeypatch):
+    checker = schema.Checker()
+    monkeypatch.setitem(checker.options, "django_app_pool_release", {"type": "str"})
+    for threads, release, said in ((8, "request", True), (8, "statement", False), (17, "statement", True)):
+        own = {"django_app_threads": threads, "django_app_pool_size": 4, "django_app_pool_release": release}
+        plan = fleet.plan({"h": own}, ONE, checker=checker)
+        assert any("threads share" in text for text in plan["warnings"]) is said, (threads, release)
+
+
 def test_secrets_are_not_in_the_plan():
     plan = single(
         mysql_app_password="hunter2-hunter2", mysql_app_pasword="hunter2-hunter2", mysql_app_user="app"
