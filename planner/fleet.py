@@ -397,7 +397,7 @@ class Fleet:
             )
         for row in application.services():
             room = max(0, row["pool_size"]) + max(0, row["max_overflow"])
-            # Given back after each statement, a connection serves several threads that also compute and render.
+            # Given back after each statement, a connection serves several threads that also compute.
             sharing = 4 if host.get("django_app_pool_release") == "statement" else 1
             if 0 < room * sharing < row["threads"]:
                 self.warn(
