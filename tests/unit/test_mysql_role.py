@@ -1,0 +1,218 @@
+"""The Python of roles/mysql that needs no server: comparison, option files, hashes, the file's judgement."""
+
+import importlib.util
+import json
+import stat
+import sys
+import types
+
+import pytest
+from ansible.errors import AnsibleActionFail
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def role(root):
+    """The role's modules, with module_utils where Ansible would put it."""
+    base = root / "roles" / "mysql"
+    shared = load(base / "module_utils" / "mysql_role.py", "ansible.module_utils.mysql_role")
+    sys.modules["ansible.module_utils.mysql_role"] = shared
+    found = {path.stem: load(path, path.stem) for path in (base / "library").glob("*.py")}
+    found["filters"] = load(base / "filter_plugins" / "mysql_role.py", "mysql_role_filters")
+    found["secrets"] = load(base / "action_plugins" / "mysql_secrets.py", "mysql_secrets")
+    yield types.SimpleNamespace(shared=shared, **found)
+    del sys.modules["ansible.module_utils.mysql_role"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "live", "compare", "same"),
+    [
+        (3000, "3000", "equal", True),
+        (3000, "214", "equal", False),
+        (True, "ON", "equal", True),
+        (True, "1", "equal", True),
+        (True, "OFF", "equal", False),
+        (False, "0", "equal", True),
+        (15000, "20000", "at_least", True),
+        (15000, "10000", "at_least", False),
+        (15000, None, "at_least", False),
+        (90, "90.000000", "normalised", True),
+        ("READ-COMMITTED", "READ-COMMITTED", "normalised", True),
+        ("READ-COMMITTED", "REPEATABLE-READ", "normalised", False),
+        ("16M", "16777216", "normalised", True),
+        ("TLSv1.2,TLSv1.3", "TLSv1.3, TLSv1.2", "normalised", True),
+        ("TLSv1.2,TLSv1.3", "TLSv1.1,TLSv1.2,TLSv1.3", "normalised", False),
+        ("/var/lib/mysql", "/var/lib/mysql/", "normalised", True),
+        ("/var/lib/mysql", "/srv/mysql/", "normalised", False),
+        ("anything", None, "unreadable", True),
+        ("x", None, "equal", False),
+    ],
+)
+def test_comparison(role, declared, live, compare, same):
+    assert role.shared.matches(declared, live, compare) is same
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "1"), (3000, "3000"), (2.5, "2.5"), ("32M", "33554432"), ("a'b\\", "'a''b\\\\'")],
+)
+def test_literals(role, value, text):
+    assert role.shared.literal(value) == text
+
+
+def test_option_files_are_read_in_the_servers_order(role, tmp_path, monkeypatch):
+    main, folder = tmp_path / "my.cnf", tmp_path / "conf.d"
+    folder.mkdir()
+    main.write_text(f"[mysqld]\nmax-connections = 1\n!includedir {folder}/\n[client]\nport=1\n")
+    (folder / "a.cnf").write_text("[mysqld]\nmax_connections=2 # two\n[mysqldump]\nmax_connections=9\n")
+    (folder / "zzz.cnf").write_text("[server]\nloose-max_connections = 4\nskip-name-resolve\n")
+    (folder / "not-read.txt").write_text("[mysqld]\nmax_connections=5\n")
+    ours = str(folder / "zz.cnf")
+    monkeypatch.setattr(role.shared, "MAIN_FILES", (str(main),))
+    groups = role.shared.server_groups("mysql", "9.7.4")
+    found, files = role.shared.option_files(groups, {ours: "[mysqld]\nmax_connections = 3\n"})
+    assert [value for name, value, *_ in found if name == "max_connections"] == ["1", "2", "3", "4"]
+    assert ("skip_name_resolve", "", str(folder / "zzz.cnf"), 3) in found
+    assert files == [str(main), str(folder / "a.cnf"), ours, str(folder / "zzz.cnf")]
+
+
+def test_persisted_variables_of_either_shape(role, tmp_path):
+    assert role.shared.persisted(str(tmp_path)) == {}
+    now = {"Version": 2, "mysql_dynamic_variables": {"max_connections": {"Value": "7", "Metadata": {}}}}
+    (tmp_path / "mysqld-auto.cnf").write_text(json.dumps(now))
+    assert role.shared.persisted(str(tmp_path)) == {"max_connections": "7"}
+    old = {
+        "Version": 1,
+        "mysql_server": {
+            "max_connections": {"Value": "8"},
+            "mysql_server_static_options": {"back_log": {"Value": "9"}},
+        },
+    }
+    (tmp_path / "mysqld-auto.cnf").write_text(json.dumps(old))
+    assert role.shared.persisted(str(tmp_path)) == {"max_connections": "8", "back_log": "9"}
+
+
+def test_hashes_are_those_that_servers_keep(role):
+    """Drepper's own test of SHA-256 crypt (openssl passwd -5 agrees), and the one of MySQL's manual."""
+    accounts = role.mysql_server_accounts
+    assert (
+        accounts.sha256_crypt("Hello world!", "saltstring") == "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"
+    )
+    assert accounts.stored("mariadb", "mypass") == "*6C8989366EAF75BB670AD8EA7A7FC1176A95CEF4"
+    made = accounts.stored("mysql", "secret")
+    assert len(made) == 7 + 20 + 43
+    assert accounts.stored("mysql", "secret", made.encode()) == made
+    assert accounts.stored("mysql", "other", made.encode()) != made
+
+
+def test_the_binarys_words_name_our_variable(role):
+    job = object.__new__(role.mysql_server_config.Job)
+    job.path = "/etc/mysql/x.cnf"
+    job.settings = [
+        {"name": "max_connections", "value": 3, "file_value": "3", "role_variable": "mysql_max_connections"},
+        {"name": "nonesuch", "value": 1, "file_value": "1", "role_variable": "mysql_extra_settings"},
+    ]
+    line = "2026-11-23T03:26:40 0 [ERROR] [MY-000067] [Server] unknown variable 'nonesuch=1'."
+    assert job.blame(line).startswith("mysql_extra_settings.nonesuch=1: ")
+    assert job.blame("[ERROR] mariadbd: bad 'max-connections'").startswith("mysql_max_connections=3: ")
+    assert job.blame("[ERROR] who knows").startswith("/etc/mysql/x.cnf: ")
+
+
+@pytest.fixture
+def action(role, tmp_path, monkeypatch):
+    def run(check=False, **wanted):
+        plugin = object.__new__(role.secrets.ActionModule)
+        plugin._task = types.SimpleNamespace(args={"folder": str(tmp_path / "s"), "host": "db1", **wanted})
+        plugin._task.check_mode = check
+        monkeypatch.setattr(role.secrets.ActionBase, "run", lambda self, tmp, task_vars: {})
+        return plugin.run()
+
+    return run
+
+
+def test_passwords_are_made_once_and_kept_to_the_owner(action, tmp_path):
+    first = action(passwords={"app": "", "monitor": "given"}, on_server=[])
+    assert first["changed"] and first["passwords"]["monitor"] == "given"
+    files = {path.name: path for path in (tmp_path / "s").iterdir()}
+    assert "mysql_monitor_password" not in files
+    assert stat.S_IMODE(files["mysql_app_password"].stat().st_mode) == 0o600
+    again = action(passwords={"app": ""}, on_server=["app"])
+    assert again["passwords"]["app"] == first["passwords"]["app"] and not again["changed"]
+
+
+def test_a_controller_without_the_secrets_never_makes_new_ones(action, tmp_path):
+    with pytest.raises(AnsibleActionFail, match="db1: mysql_app_password: the account is on the server"):
+        action(passwords={"app": "", "monitor": ""}, on_server=["app"])
+    with pytest.raises(AnsibleActionFail, match="does not answer"):
+        action(passwords={"app": ""}, on_server=[], unsure=True)
+    assert not list((tmp_path / "s").glob("mysql_*"))
+
+
+def test_check_mode_makes_nothing(action, tmp_path):
+    assert action(check=True, passwords={"app": ""}, tls={"names": ["db1"], "state": {}})["changed"]
+    assert not (tmp_path / "s").exists()
+
+
+def test_certificates_are_renewed_only_with_the_authoritys_key(action, tmp_path):
+    first = action(tls={"names": ["10.0.0.1", "db1"], "state": {"present": False}})
+    tls = first["tls"]
+    state = {
+        "present": True,
+        "verified": True,
+        "days": 700,
+        "names": ["10.0.0.1", "db1"],
+        "authority": tls["ca"],
+    }
+    assert action(tls={"names": ["10.0.0.1"], "state": state})["tls"] == {}
+    for change in ({"days": 3}, {"names": ["db1"]}, {"verified": False}):
+        renewed = action(tls={"names": ["10.0.0.1"], "state": {**state, **change}})["tls"]
+        assert renewed["ca"] == tls["ca"] and renewed["cert"] != tls["cert"], change
+    (tmp_path / "s" / "ca-key.pem").unlink()
+    assert action(tls={"names": ["10.0.0.1"], "state": state})["tls"] == {}
+    with pytest.raises(AnsibleActionFail, match="without its key"):
+        action(tls={"names": ["10.0.0.1"], "state": {**state, "days": 3}})
+
+
+def test_another_controller_takes_the_authoritys_certificate_from_the_server(action, tmp_path):
+    text = "-----BEGIN CERTIFICATE-----\nx\n"
+    state = {"present": True, "verified": True, "days": 700, "names": ["db1"], "authority": text}
+    assert action(tls={"names": ["db1"], "state": state})["tls"] == {}
+    assert (tmp_path / "s" / "ca.pem").read_text() == text
+    assert not (tmp_path / "s" / "ca-key.pem").exists()
+
+
+def test_accounts_follow_the_plan_and_the_operator_is_added(role):
+    planned = [
+        {"name": "shop", "role": "app", "host": "10.0.0.5", "max_user_connections": 88, "require_tls": True}
+    ]
+    names = {"app": "shop", "migrate": "migrate", "monitor": "monitor", "operator": "operator"}
+    rows = role.filters.mysql_accounts(
+        planned,
+        names,
+        dict.fromkeys(names, "p"),
+        [{"name": "journal"}],
+        {"app": ["SELECT"]},
+        {"operator": ["PROCESS"]},
+    )
+    assert [(row["name"], row["host"]) for row in rows] == [
+        ("shop", "10.0.0.5"),
+        ("operator", "localhost"),
+        ("operator", "127.0.0.1"),
+        ("monitor", "localhost"),
+    ]
+    assert rows[0]["databases"] == ["journal"] and rows[0]["privileges"] == ["SELECT"]
+    assert rows[0]["max_user_connections"] == 88 and rows[0]["require_tls"]
+    assert rows[1]["server_privileges"] == ["PROCESS"] and rows[1]["databases"] == []
+
+
+def test_the_users_word_wins_over_the_roles_own_settings(role):
+    resolved = {"flavor": "mysql", "groups": {}, "settings": [{"name": "ssl_ca", "value": "/mine.pem"}]}
+    rows = role.filters.mysql_with_door(resolved, "/etc/mysql/tls", 33062, 5)["settings"]
+    assert [row["value"] for row in rows if row["name"] == "ssl_ca"] == ["/mine.pem"]
+    assert {row["name"]: row["value"] for row in rows}["admin_port"] == 33062
