@@ -211,8 +211,8 @@ def main():
         "## The pool",
         "",
         f"Server {version}; Python {platform.python_version()}, Django {django.get_version()}, SQLAlchemy "
-        f"{sqlalchemy.__version__}; {os.cpu_count()} cores shared by client and server; {n} interleaved rounds, "
-        "medians. `make bench-pool` makes this page.",
+        f"{sqlalchemy.__version__}; {os.cpu_count()} cores shared by client and server; {n} interleaved "
+        "rounds, medians. `make bench-pool` makes this page.",
         "",
     ]
     text = "\n".join(head + out)

@@ -1,8 +1,8 @@
 """The pool against real servers.
 
 POOL_TEST_SERVERS names them (JSON, or a file that holds it): {"mysql": {"host", "port", "user", "password",
-"restart": [argv]}, "mariadb": {...}, "postgresql": {...}}. `restart` is a command that restarts the server and returns when it
-serves again. A server that is missing is an error, not a skip, unless POOL_TEST_ALLOW_MISSING=1.
+"restart": [argv]}, "mariadb": {...}, "postgresql": {...}}. `restart` is a command that restarts the server
+and returns when it serves again. A server that is missing is an error, unless POOL_TEST_ALLOW_MISSING=1.
 POOL_TEST_PACKAGE names a folder that holds another djorm_pool (the mutants use it).
 """
 

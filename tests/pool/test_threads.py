@@ -81,10 +81,11 @@ def test_t17_collector_on_a_foreign_thread(server):
     def collector():
         while not stop.is_set():
             gc.collect()
+            time.sleep(0.005)
 
     def careless():
         try:
-            for _ in range(40):
+            for _ in range(12):
                 wrapper = connections[alias].copy()
                 wrapper.inc_thread_sharing()  # so that only the collector can tell that it is gone
                 with wrapper.cursor() as cursor:
