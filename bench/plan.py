@@ -6,6 +6,7 @@ Prints a row a size; exits 1 where one host takes over 3 s, 1,000 hosts over 15 
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -50,10 +51,16 @@ def inventory(folder, count):
     return path
 
 
+def busy():
+    """Seconds of processor that finished children took: the figure that a busy machine does not stretch."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def seconds(path, runs):
     best = None
     for _ in range(runs):
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), busy()
         done = subprocess.run(
             [sys.executable, "-m", "ansible", "playbook", "-i", str(path), "playbooks/plan.yml"],
             cwd=ROOT, capture_output=True, text=True, check=False,
@@ -61,7 +68,8 @@ def seconds(path, runs):
         took = time.monotonic() - begin
         if done.returncode or "This works out." not in done.stdout:
             raise SystemExit(done.stdout + done.stderr)
-        best = took if best is None else min(best, took)
+        this = (took, busy() - cpu)
+        best = this if best is None else min(best, this)
     return best
 
 
@@ -71,12 +79,12 @@ def main():
     parser.add_argument("--runs", type=int, default=2, help="runs a size; the best counts")
     given = parser.parse_args()
     took, bad = {}, []
-    print(f"{'application hosts':>18} {'seconds':>8} {'limit':>6}")
+    print(f"{'application hosts':>18} {'seconds':>8} {'limit':>6} {'processor':>10}")
     with tempfile.TemporaryDirectory() as folder:
         for count in given.sizes:
-            took[count] = seconds(inventory(folder, count), given.runs)
+            took[count], cpu = seconds(inventory(folder, count), given.runs)
             limit = LIMITS.get(count)
-            print(f"{count:>18} {took[count]:>8.1f} {limit or '':>6}", flush=True)
+            print(f"{count:>18} {took[count]:>8.1f} {limit or '':>6} {cpu:>10.1f}", flush=True)
             if limit and took[count] > limit:
                 bad.append(f"{count} hosts took {took[count]:.1f} s, over {limit} s")
     if 100 in took and 1000 in took and 10 in took:
