@@ -22,15 +22,7 @@ ROWS = [
     ("3.13", "6.1", "2.1"),
     ("3.14", "6.1", "2.1"),
 ]
-PACKAGES = "mysqlclient psycopg[binary] pytest pytest-timeout gunicorn prometheus_client".split()
-    "mysqlclient",
-    "psycopg[binary]",
-    "pytest",
-    "pytest-timeout",
-    "gunicorn",
-    "prometheus_client",
-    "setuptools",
-]
+PACKAGES = ["mysqlclient", "psycopg[binary]", "pytest", "pytest-timeout", "gunicorn", "prometheus_client"]
 
 
 def python(version):

@@ -14,8 +14,9 @@ path = sys.argv[1]
 
 async def ask(number):
     scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET",
-             "query_string": b"", "path": f"/{path}/{number}/", "raw_path": b"", "root_path": "", "scheme": "http", "headers": [],
-             "server": ("testserver", 80), "client": ("127.0.0.1", 1)}
+             "query_string": b"", "path": f"/{path}/{number}/", "raw_path": b"",
+             "root_path": "", "scheme": "http",
+             "headers": [], "server": ("testserver", 80), "client": ("127.0.0.1", 1)}
     one = ApplicationCommunicator(application, scope)
     await one.send_input({"type": "http.request", "body": b""})
     start = await one.receive_output(30)
