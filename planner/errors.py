@@ -1,12 +1,13 @@
 """What is wrong with an inventory, said once and in one shape."""
 
+HIDDEN = "(hidden)"
 SECRET_WORDS = ("password", "secret", "token", "private_key")
 
 
 def shown(variable, value):
     """The value as a person may see it: secrets never, long ones shortened."""
     if any(word in str(variable) for word in SECRET_WORDS):
-        return "(hidden)"
+        return HIDDEN
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

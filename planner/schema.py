@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from planner import catalogue
-from planner.errors import problem
+from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "sandbox_")
@@ -189,8 +189,8 @@ class Checker:
             better = nearest(name, self.options)
             if not ours(name, self.covered) and not (better and name.startswith(PREFIXES)):
                 return []
-            if better in SECRETS:
-                value = "(hidden)"
+            if better in SECRETS or shown(name, "") == HIDDEN:
+                value = HIDDEN
             mend = f"write {better}" if better else f"remove {name}"
             change = {name: None, better: value} if better else {name: None}
             what = f"is unknown; did you mean {better}?" if better else "is unknown"

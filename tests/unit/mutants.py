@@ -63,7 +63,7 @@ MUTANTS = {
     "graceful time under a request's": ("planner/fleet.py", "if longest > graceful:", "if False:"),
     "misspelt names accepted": ("planner/schema.py", "        if option is None:\n", "        if option is None:\n            return []\n"),
     "types not checked": ("planner/schema.py", "            parsed = typed(value, option)", "            parsed = value"),
-    "a secret shown": ("planner/errors.py", 'return "(hidden)"', "return str(value)"),
+    "a secret shown": ("planner/errors.py", 'return HIDDEN', "return str(value)"),
     "TLS not asked of other hosts": ("planner/fleet.py", "tls = not application.same_host", "tls = False"),
     "one account for all hosts": ("planner/fleet.py", 'address = "localhost" if application.same_host else application.host.address("django_app")', 'address = "%"'),
     "a setting left out of the file": ("templates/mysqld.cnf.j2", "if row.group == group", "if row.group == group and row.name != 'back_log'"),

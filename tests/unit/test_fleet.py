@@ -170,6 +170,9 @@ def test_secrets_are_not_in_the_plan():
         mysql_app_password="hunter2-hunter2", mysql_app_pasword="hunter2-hunter2", mysql_app_user="app"
     )
     assert "hunter2" not in json.dumps(plan)
+    plan = single(django_app_secret_key=["hunter2-hunter2"], mysql_tokens="hunter2-hunter2")
+    assert not plan["ok"]
+    assert "hunter2" not in json.dumps(plan)
 
 
 def test_the_report_names_every_number_and_where_it_came_from():
