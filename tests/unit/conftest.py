@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 settings.register_profile(
     "fast",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "25")),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
