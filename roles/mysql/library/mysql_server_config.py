@@ -2,6 +2,8 @@
 """Puts the server's file, limits and certificate in place and makes the running server agree."""
 
 import grp
+import hashlib
+import json
 import os
 import pwd
 import re
@@ -63,6 +65,7 @@ actions: {description: what was done, type: list, returned: always}
 """
 
 MIB = 1024**2
+FUTILE = "/run/mysql-role-futile"  # a restart that did not help; gone with the next boot
 APPARMOR, APPARMOR_LOCAL = "/etc/apparmor.d/usr.sbin.mysqld", "/etc/apparmor.d/local/usr.sbin.mysqld"
 # A fresh data directory: system tables, undo and temporary tablespaces (measured, without the redo log).
 FRESH = {"mysql": 220 * MIB, "mariadb": 130 * MIB}
@@ -108,7 +111,9 @@ class Job:
             "UnitFileState",
             "NeedDaemonReload",
             "LoadState",
-            "ExecMainStartTimestampMonotonic",
+            "DropInPaths",
+            "ExecStart",
+            "Environment",
         )
         self.unit = state
         self.running = state.get("ActiveState") == "active" and wanted["installed"]
@@ -166,6 +171,7 @@ class Job:
                 f"{self.path} is read by no option file (read: {', '.join(files) or 'none'}); mend: add "
                 f"'!includedir {os.path.dirname(self.path)}/' to /etc/mysql/my.cnf"
             )
+        self.check_limits()
         later, ours = {}, False
         for name, value, path, line in found:
             if path == self.path:
@@ -174,9 +180,11 @@ class Job:
                 later[name] = (value, f"{path}:{line}")
         for name, value in persisted(wanted["datadir"]).items():
             later[name] = (value, f"SET PERSIST in {wanted['datadir']}/mysqld-auto.cnf")
-        for word in (read_text(f"/proc/{self.pid}/cmdline") or "").split("\0")[1:] if self.running else ():
-            if word.startswith("--"):
-                name, _, value = word[2:].partition("=")
+        # as the unit would start it the next time, whatever the running one was started with
+        start = self.unit.get("ExecStart", "").partition("argv[]=")[2].partition(" ; ")[0]
+        for word in f"{start} {self.unit.get('Environment', '')}".replace('"', " ").split():
+            name, equals, value = word.rpartition("--")[2].partition("=")
+            if "--" in word and equals:
                 later[option_name(name)] = (value, f"the command line of {wanted['unit']}")
         problems = []
         for entry in self.settings:
@@ -192,6 +200,19 @@ class Job:
                     )
         if problems:
             raise Refusal("\n".join(sorted(set(problems))))
+
+    def check_limits(self):
+        """A drop-in that systemd reads after ours."""
+        ours, need = self.wanted["drop_in_path"], self.wanted["nofile"]
+        for path in self.unit.get("DropInPaths", "").split():
+            if os.path.basename(path) <= os.path.basename(ours):
+                continue
+            for word in re.findall(r"(?m)^\s*LimitNOFILE\s*=\s*(?:\d+:)?(\d+)", read_text(path) or ""):
+                if int(word) < need:
+                    raise Refusal(
+                        f"mysql_open_files_limit={need}: {path} sets LimitNOFILE to {word} afterwards; mend: "
+                        "remove it there and run systemctl daemon-reload"
+                    )
 
     def judge(self):
         """The server's own binary reads the file; it stops at what it does not know."""
@@ -315,14 +336,22 @@ class Job:
     def lines(text):
         return {(section, name): value for section, name, value, _ in option_lines(text or "")}
 
+    def fingerprint(self):
+        """Everything that a start depends on, as far as it can be seen, and the start itself."""
+        unit = unit_state(self.wanted["unit"], "LimitNOFILE", "ExecStart", "Environment", "InvocationID")
+        unit["ExecStart"] = unit.get("ExecStart", "").partition("start_time")[0]
+        seen = [
+            self.found,
+            persisted(self.wanted["datadir"]),
+            self.wanted["content"],
+            self.wanted["drop_in"],
+            unit,
+        ]
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
     def futile(self):
-        """Started with this very file, and still differing: a restart would not help."""
-        if self.differs or self.cut_off or self.drop_in_differs:
-            return False
-        started = float(self.unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
-        started += time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-        places = [self.path, self.wanted["drop_in_path"]]
-        return all(os.path.getmtime(path) < started - 1 for path in places if os.path.exists(path))
+        """We restarted for this before, it did not help, and nothing has changed since."""
+        return (read_text(FUTILE) or "").strip() == self.fingerprint()
 
     # --- doing it ----------------------------------------------------------------------------------------
     def owner(self):
