@@ -47,10 +47,19 @@ test-long: setup-sandbox ## what takes longer: everything above, and version mat
 bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes nothing, on each host
 	@python bench/deploy.py
 
+bench-plan: setup ## seconds of a plan for 1 to 1,000 application hosts
+	@python bench/plan.py
+
+bench-pool: setup-sandbox ## the pool against its peers: ratios, medians of several rounds
+	@tools/run-tests bench-pool
+
+conformance: setup-sandbox ## Django's own tests with the pool and without: the difference
+	@tools/run-tests conformance
+
 lock: setup ## make requirements.txt and app/requirements*.txt again from the .in files
 	@tools/lock
 
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long bench-deploy lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long bench-deploy bench-plan bench-pool conformance lock clean
