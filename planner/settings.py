@@ -75,6 +75,7 @@ class Resolver:
         self.timeouts()
         self.connections()
         self.sized()
+        self.thread_cache()
         self.open_files()
         self.fit_memory()
         self.harm()
@@ -423,6 +424,22 @@ class Resolver:
                 "fit",
                 "a quarter of the buffer pool, from 128M to 8G",
             )
+
+    def thread_cache(self):
+        """MariaDB cuts a thread cache larger than max_connections down by itself (seen on 10.11.18)."""
+        have, most = self.get("thread_cache_size"), self.get("max_connections")
+        if self.flavor != "mariadb" or have is None or most is None or have <= most:
+            return
+        if "thread_cache_size" not in self.explicit:
+            self.put("thread_cache_size", most, "derived", f"no more threads than max_connections {most}")
+            return
+        self.refuse(
+            "mysql_thread_cache_size",
+            have,
+            f"MariaDB keeps no more threads than max_connections {most} and would lower it by itself",
+            f"set mysql_thread_cache_size to {most}",
+            {"mysql_thread_cache_size": most},
+        )
 
     def derive(self, name, value, reason):
         if name not in self.explicit:

@@ -367,3 +367,14 @@ def test_the_file_has_every_setting_once_and_names_every_departure(template, fla
     for row in result["departures"]:
         assert row["reason"] in text
     assert max(len(line) for line in text.splitlines()) < 200
+
+
+def test_mariadb_keeps_no_more_threads_than_connections():
+    # Seen on MariaDB 10.11.18: thread_cache_size 300 with max_connections 250 runs as 250.
+    lowered = resolve({"mysql_max_connections": 250}, "mariadb", "10.11.18")
+    row = next(row for row in lowered["settings"] if row["name"] == "thread_cache_size")
+    assert (row["value"], row["origin"]) == (250, "derived")
+    kept = resolve({"mysql_max_connections": 250}, "mysql", "9.7.4")
+    assert next(row for row in kept["settings"] if row["name"] == "thread_cache_size")["value"] == 300
+    with pytest.raises(PlanError, match=r"mysql_thread_cache_size=300.*set mysql_thread_cache_size to 250"):
+        resolve({"mysql_max_connections": 250, "mysql_thread_cache_size": 300}, "mariadb", "10.11.18")
