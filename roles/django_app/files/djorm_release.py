@@ -37,7 +37,11 @@ def migrate() -> dict:
     if pending:
         from django.core.management import call_command
 
-        call_command("migrate", interactive=False, verbosity=1)
+        try:
+            call_command("migrate", interactive=False, verbosity=1)
+        except Exception as problem:
+            # What is still pending begins with the one that failed.
+            raise RuntimeError(f"{(plan() or ['a migration'])[0]} failed: {problem}") from problem
     return {"ok": True, "applied": pending}
 
 
@@ -48,7 +52,8 @@ def gate() -> dict:
 
     pending = plan()
     if pending:
-        return {"ok": False, "error": f"migrations are pending: {', '.join(pending)}"}
+        mend = "mend: the first of django_app_hosts applies them, run without --limit"
+        return {"ok": False, "error": f"migrations are pending: {', '.join(pending)}; {mend}"}
     hosts = [host for host in settings.ALLOWED_HOSTS if host != "*"] or ["localhost"]
     client = Client(
         raise_request_exception=False,
