@@ -124,7 +124,9 @@ def test_refused_before_any_host_is_reached(variables, words, inventory):
 
 
 def test_gone_variable(inventory):
-    refused({"mysql_innodb_log_files_in_group": 3}, inventory, HOST, "mysql_innodb_log_files_in_group")
+    refused(
+        {"mysql_innodb_thread_concurrency": 8}, inventory, HOST, "mysql_innodb_thread_concurrency", "removed"
+    )
 
 
 def test_unreachable_host(inventory):
@@ -154,7 +156,8 @@ def test_variable_that_only_the_server_rejects(inventory):
 
 
 def test_lower_case_table_names_of_existing_data(inventory):
-    refused({"mysql_lower_case_table_names": 1}, inventory, HOST, "lower_case_table_names")
+    # The role made this data directory, and so with the article's 1.
+    refused({"mysql_lower_case_table_names": 0}, inventory, HOST, "lower_case_table_names")
 
 
 @pytest.mark.parametrize(
