@@ -165,7 +165,7 @@ def test_lower_case_table_names_of_existing_data(inventory):
     [
         ("import", "there_is_no_such_module"),
         ("migration", "there_is_no_such_table"),
-        ("health", "healthy"),
+        ("health", "health"),
         ("worker", "broken on purpose"),
     ],
 )
@@ -176,6 +176,7 @@ def test_broken_project(broken, words, inventory, tmp_path):
         "django_app_settings_module": "mysite.settings",
         "django_app_requirements": ["requirements.txt"],
         "django_app_health_timeout": 8,
+        "django_app_health_path": "/admin/login/",  # a page of theirs: /readyz is ours and would answer
     }
     refused(project, inventory, HOST, words)
 
