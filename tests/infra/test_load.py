@@ -33,12 +33,27 @@ def applications(server: str) -> list[dict]:
     ]
 
 
-def proxies() -> list[tuple[str, dict]]:
+def leads_to(name: str) -> set[str]:
+    """The database servers behind web host NAME."""
+    hosts = load()["hosts"]
+    upstreams = hosts[name]["web"]["upstreams"]
+    behind = [
+        other
+        for other in names_in("application")
+        if (other == name and any(upstream.startswith("unix:") for upstream in upstreams))
+        or any(upstream.rpartition(":")[0] == hosts[other]["connection"]["host"] for upstream in upstreams)
+    ]
+    return {hosts[other]["plan"]["application"]["server"] for other in behind}
+
+
+def proxies(server: str) -> list[tuple[str, dict]]:
+    """Address and description of each web host before SERVER, and before no other."""
     hosts = load()["hosts"]
     found = []
     for name in names_in("web"):
         local = hosts[name]["connection"]["type"] == "local"
-        found.append(("127.0.0.1" if local else hosts[name]["connection"]["host"], hosts[name]["web"]))
+        if leads_to(name) == {server}:
+            found.append(("127.0.0.1" if local else hosts[name]["connection"]["host"], hosts[name]["web"]))
     return found
 
 
@@ -46,7 +61,7 @@ def servers() -> list[str]:
     return [
         name
         for name in names_in("database")
-        if load()["hosts"][name]["mysql"].get("managed") and applications(name) and names_in("web")
+        if load()["hosts"][name]["mysql"].get("managed") and applications(name) and proxies(name)
     ]
 
 
@@ -118,7 +133,7 @@ def under_load(request):
     apps, host = applications(server), connect(server)
     socket = load()["hosts"][server]["mysql"]["socket"]
     source = f"proof {uuid.uuid4().hex[:12]}"
-    burst = Load(proxies(), source)
+    burst = Load(proxies(server), source)
     watch = WATCH.format(samples=int((SECONDS + 0.6) / 0.05), user=apps[0]["database_user"], socket=socket)
     seen: list = []
     watcher = threading.Thread(target=lambda: seen.append(host.run(watch)))
