@@ -1,6 +1,7 @@
 """Aliases made on the fly, and short ways to use them."""
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -46,18 +47,24 @@ def configure():
 
 def drop_aliases():
     from django.db import connections
-    from djorm_pool import close_pools, registry
+    from djorm_pool import registry
 
     while _aliases:
         alias = _aliases.pop()
         wrapper = connections[alias]
         wrapper.in_atomic_block = False
         wrapper.close()
-        close_pools(alias)
         del connections[alias]
         connections.settings.pop(alias, None)
     # equal parameters share a pool: a test must not find the counters of the one before
+    gone = registry.pools()
     registry._pools.clear()
+    for one in gone:
+        one.recipe = None  # upkeep may be in the middle of its round: it shall open no more
+        if one.checkedout():
+            gc.collect()
+            one.reap()  # what threads of the test left when they ended
+        one.close_idle()
     registry.epoch += 1
 
 
@@ -158,9 +165,13 @@ class Server:
         _created.discard((self.name, database))
 
     def clean(self):
+        """After each test: what it made goes, and nothing of it may stay connected."""
         drop_aliases()
         for name, database in list(_created):
-            if name == self.name and database != DATABASE:
+            if name != self.name or name == "sqlite":
+                continue
+            wait_for(lambda d=database: not self.connected(d), 30)
+            if database != DATABASE:
                 self.drop(database)
 
     def connected(self, database=DATABASE):
