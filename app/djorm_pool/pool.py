@@ -337,6 +337,7 @@ class FairPool(QueuePool):
 
     def _open(self, connection_record: Any) -> Any:
         """SQLAlchemy's creator."""
+        generation = self._generation  # before connecting: close_idle() means what is being opened too
         lease = getattr(self._local, "opening", None) or getattr(self._local, "lease", None)
         if lease is not None and lease.opener is not None:
             raw = lease.opener()
@@ -348,7 +349,7 @@ class FairPool(QueuePool):
             )
         if not self.limits:
             self.limits = self.driver.server_limits(raw) or {"known": False}
-        entry = Entry(raw, self.driver.fileno(raw), self._generation, self._lifetime())
+        entry = Entry(raw, self.driver.fileno(raw), generation, self._lifetime())
         entry.stamp = self.driver.stamp(raw)
         connection_record.entry = entry
         self._open_entries.add(entry)
@@ -613,10 +614,14 @@ class FairPool(QueuePool):
 
     def _put_back(self, lease: Lease, record: Any) -> None:
         with self._lock:
-            del self._leases[lease]
-            record.lease = None
-            if not self._grant(record):
-                self._idle.appendleft(record)
+            if record.entry.generation == self._generation:
+                del self._leases[lease]
+                record.lease = None
+                if not self._grant(record):
+                    self._idle.appendleft(record)
+                return
+        record.close()  # close_idle() ran while it was set aside
+        self._free(lease)
 
     def _fill(self) -> None:
         """Open idle connections up to min_idle; a server that is away is not asked twice a round."""
