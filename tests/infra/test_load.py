@@ -181,8 +181,8 @@ def test_peak_of_the_server_is_within_the_pools_bound(under_load):
 def test_connections_are_used_again(under_load):
     before, after = under_load["made"]
     made, requests = after - before, len(under_load["burst"].stored)
-    # Pools that were still filling may open up to their bound, never one for each request. A connection beyond
-    # pool_size (max_overflow) is closed when it comes back to a full pool: some of the requests may open one.
+    # Pools that were still filling may open up to their bound, never one for each request. A connection
+    # beyond pool_size (max_overflow) is closed when it comes back to a full pool: a request may open it anew.
     overflow = requests // 10 if under_load["overflow"] else 0
     assert made <= under_load["bound"] + OTHERS + overflow
     assert made < requests / 2, f"{made} connections for {requests} requests"
