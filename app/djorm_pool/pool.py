@@ -395,7 +395,7 @@ class FairPool(QueuePool):
                 return not entry.poll(0)
             return self.driver.alive(entry)
         except Exception:
-            return False
+            return False  # what cannot be asked is not lent again
 
     def _ping(self, entry: Entry, how: Callable[[Any], None] | None = None, watch: bool = True) -> bool:
         self._count("pings")

@@ -101,7 +101,7 @@ class PostgreSQLDriver(Driver):
                 raw.rollback()
             return {"max_connections": int(row[0])}
         except Exception:
-            return {"known": False}
+            return {"known": False}  # only a check's advice hangs on it; a proxy may not answer
 
     def poolable(self, wrapper: Any) -> bool:
         from django.db.backends.postgresql.psycopg_any import is_psycopg3
