@@ -6,12 +6,11 @@ One look at each host (look_django_app.py, one round trip), then nothing but com
 from __future__ import annotations
 
 import base64
-import functools
 import json
 from pathlib import Path
 
 import pytest
-from declared import connect, load, names_in
+from declared import at_once, connect, load, names_in
 
 LOOK = (Path(__file__).parent / "look_django_app.py").read_bytes()
 RUN = "import base64,sys; exec(base64.b64decode(sys.argv.pop(1)))"
@@ -26,7 +25,7 @@ def declared(name: str) -> dict:
     return load()["hosts"][name]["django_app"]
 
 
-@functools.cache
+@at_once(names_in("application"))
 def _look(name: str) -> dict | str:
     app = declared(name)
     want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix")}

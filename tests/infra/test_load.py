@@ -134,7 +134,7 @@ def under_load(request):
     socket = load()["hosts"][server]["mysql"]["socket"]
     source = f"proof {uuid.uuid4().hex[:12]}"
     burst = Load(proxies(server), source)
-    watch = WATCH.format(samples=int((SECONDS + 0.6) / 0.05), user=apps[0]["database_user"], socket=socket)
+    watch = WATCH.format(samples=int((SECONDS + 0.4) / 0.05), user=apps[0]["database_user"], socket=socket)
     seen: list = []
     watcher = threading.Thread(target=lambda: seen.append(host.run(watch)))
     watcher.start()

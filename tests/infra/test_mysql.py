@@ -6,14 +6,13 @@ The look (look_mysql.py) runs on the host in one round trip and judges nothing.
 from __future__ import annotations
 
 import base64
-import functools
 import importlib.util
 import json
 import stat
 from pathlib import Path
 
 import pytest
-from declared import connect, load, names_in
+from declared import at_once, connect, load, names_in
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("mysql_role", ROOT / "roles/mysql/module_utils/mysql_role.py")
@@ -64,7 +63,7 @@ def look(name):
     return found
 
 
-@functools.cache
+@at_once(OURS)
 def _look(name):
     mysql = declared(name)
     version = ".".join(mysql["version"].split(".")[:2])

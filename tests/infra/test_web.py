@@ -8,7 +8,7 @@ import json
 import ssl
 
 import pytest
-from declared import connect, load, names_in
+from declared import at_once, connect, load, names_in
 
 
 @pytest.fixture(params=names_in("web"))
@@ -45,7 +45,7 @@ def site(name: str, path: str, **more) -> tuple[int, dict, bytes]:
     return ask(name, path, declared(name)["tls"], **more)
 
 
-@functools.cache
+@at_once(names_in("web"))
 def service(name: str) -> dict:
     host = connect(name)
     web = declared(name)
