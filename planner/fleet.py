@@ -1011,6 +1011,12 @@ class Fleet:
                 "longest_request": application.longest_request,
                 "database_host": server.address("mysql") if away else "",
                 "database_port": (server.number("mysql_port") or 3306) if server else 3306,
+                "database_user": str(server.get("mysql_app_user") or "app") if server else "app",
+                "database_migrate_user": str(server.get("mysql_migrate_user") or "migrate")
+                if server
+                else "migrate",
+                # Only of a server that somebody else runs; ours has an authority of its own.
+                "database_ca": str(server.explicit("mysql_ca_file") or "") if server else "",
                 "origins": {
                     key: application.host.origin(f"django_app_{variable}")
                     for key, variable in (
