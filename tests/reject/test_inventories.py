@@ -1,0 +1,83 @@
+"""Every wrong inventory of rejects.yml through the real playbook.yml: refused before any host is touched.
+
+The hosts are on paper: their addresses belong to nobody, and whoever opens an SSH connection to one leaves a
+mark first. A few of these run at a time, each a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+from rejects import BASES, CASES, inventory, said  # noqa: E402
+
+
+def play(folder: Path, hosts: dict, groups: dict, *more: str) -> tuple[int, str, list[str]]:
+    """Run the main job on these hosts: (exit status, what it said, what it left beside the inventory)."""
+    folder.mkdir(parents=True)
+    touch = f"-o ControlPath=none -o ProxyCommand='touch {folder}/%n.touched; false'"
+    written = {
+        "all": {
+            "vars": {"ansible_ssh_common_args": touch},
+            "hosts": hosts,
+            "children": {
+                group: {"hosts": dict.fromkeys(names, None) or None} for group, names in groups.items()
+            },
+        }
+    }
+    (folder / "hosts.yml").write_text(json.dumps(written), encoding="utf-8")
+    run = subprocess.run(
+        ["ansible-playbook", "-i", folder / "hosts.yml", *(more or ("playbook.yml",))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+    )
+    return run.returncode, run.stdout + run.stderr, sorted({*os.listdir(folder)} - {"hosts.yml"})
+
+
+@pytest.fixture(scope="session")
+def refusals(request, tmp_path_factory):
+    """Each wanted case's run, all started at the first question."""
+    wanted = [
+        item.callspec.params["case"] for item in request.session.items if "refusals" in item.fixturenames
+    ]
+    top = tmp_path_factory.mktemp("inventories")
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        yield {
+            case["name"]: pool.submit(play, top / str(number), *inventory(case))
+            for number, case in enumerate(wanted)
+        }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_refused_before_any_host_is_touched(case, refusals):
+    status, output, left = refusals[case["name"]].result()
+    assert status == 2, output
+    assert "REFUSED: " in output and said(case, output), output
+    assert left == []
+
+
+def test_a_touch_would_be_seen(tmp_path):
+    base = BASES["fleet"]
+    status, output, left = play(tmp_path / "fine", base["hosts"], base["groups"])
+    assert status != 0 and "not reached" in output
+    assert left == sorted(f"{own['ansible_host']}.touched" for own in base["hosts"].values())
+
+
+@pytest.mark.parametrize("playbook", ["playbook.yml", "playbooks/plan.yml", "playbooks/verify.yml"])
+@pytest.mark.parametrize("part", ["app1", "app1,localhost", "application"])
+def test_a_part_of_the_fleet_is_refused(playbook, part, tmp_path):
+    base = BASES["fleet"]
+    status, output, left = play(tmp_path / "part", base["hosts"], base["groups"], playbook, "--limit", part)
+    assert status == 2, output
+    assert f"--limit {part}: " in " ".join(output.split()) and "Mend: run it without --limit" in output
+    assert left == []
