@@ -240,7 +240,7 @@ def secret(name: str, spec: dict, deployed: bool, check_mode: bool) -> str:
 
 
 class ActionModule(ActionBase):
-    """step: probe | build | migrate | activate (see the module)."""
+    """step: probe | build | migrate | look | activate | kept (see the module)."""
 
     TRANSFERS_FILES = True
     _requires_connection = True
@@ -251,8 +251,8 @@ class ActionModule(ActionBase):
         args = dict(self._task.args)
         step = args.get("step")
         try:
-            if step not in ("probe", "build", "migrate", "activate"):
-                raise Problem(f"step={step}: not one of probe, build, migrate, activate")
+            if step not in ("probe", "build", "migrate", "look", "activate", "kept"):
+                raise Problem(f"step={step}: not one of probe, build, migrate, look, activate, kept")
             result.update(getattr(self, f"step_{step}")(args))
         except Problem as problem:
             raise AnsibleActionFail(str(problem)) from None
@@ -376,7 +376,23 @@ class ActionModule(ActionBase):
             **self.environment(args, args["probe"]["deployed"]),
         )
 
+    def step_look(self, args: dict) -> dict:
+        return self.service(args, "look")
+
     def step_activate(self, args: dict) -> dict:
+        result = self.service(args, "activate")
+        if result.get("failed"):
+            # One host after the other: say which ones this failure has spared.
+            everybody = list(self.vars.get("ansible_play_hosts_all") or [])
+            after = everybody[everybody.index(self.vars["inventory_hostname"]) + 1 :]
+            if after:
+                result["msg"] += f"\nleft alone, for they would have come after it: {', '.join(after)}"
+        return result
+
+    def step_kept(self, args: dict) -> dict:
+        return self.module(args, "kept")
+
+    def service(self, args: dict, step: str) -> dict:
         more = self.environment(args, args["probe"]["deployed"])
         names = (
             "units",
@@ -388,4 +404,4 @@ class ActionModule(ActionBase):
             "overlap",
             "keep",
         )
-        return self.module(args, "activate", names, release=args["probe"]["release"], **more)
+        return self.module(args, step, names, release=args["probe"]["release"], **more)

@@ -2,6 +2,7 @@
 # One job a step, each in one round trip: what a host needs to run a release, and how it changes over.
 
 import contextlib
+import fcntl
 import fnmatch
 import glob
 import hmac
@@ -31,11 +32,11 @@ description:
   - Nothing is activated before it was built, checked and asked for its health beside the running release.
 options:
   step:
-    description: C(probe) reads, C(wheels) and C(build) prepare, C(migrate) changes the schema, C(activate)
-      puts a release in service.
+    description: C(probe), C(look) and C(kept) read, C(wheels) and C(build) prepare, C(migrate) changes the
+      schema, C(activate) puts a release in service.
     type: str
     required: true
-    choices: [probe, wheels, build, migrate, activate]
+    choices: [probe, wheels, build, migrate, look, activate, kept]
   name: {description: "Name of units and folders.", type: str, required: true}
   home: {description: "Folder of the releases.", type: path, required: true}
   user: {description: "The service's user.", type: str, required: true}
@@ -76,6 +77,8 @@ MYSQL_CLIENT_ANYWHERE = ("libmysqlclient-dev", "libmysqlclient-dev")
 SYSTEM_PYTHON = "/usr/bin/python3"
 BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 MARK = "release.json"
+# Seconds to wait for another run on this host: one whose controller was killed works on for a while.
+LOCK_WAIT = 300
 
 
 class Failure(Exception):
@@ -119,15 +122,26 @@ def read(path):
         return None
 
 
-def write(path, content, mode, uid=0, gid=0):
-    """A whole file or none: a run cut off here leaves the old one."""
-    part = path + ".part"
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.fchown(handle, uid, gid)
-        os.fchmod(handle, mode)
-        file.write(content)
-    os.replace(part, path)
+def write_all(files):
+    """Whole files or none, path -> (content, mode, gid): all are on the disk before one takes its place."""
+    try:
+        for path, (content, mode, gid) in files.items():
+            handle = os.open(path + ".part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                os.fchown(handle, 0, gid)
+                os.fchmod(handle, mode)
+                file.write(content)
+    except OSError:
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + ".part")
+        raise
+    for path in files:
+        os.replace(path + ".part", path)
+
+
+def write(path, content, mode):
+    write_all({path: (content, mode, 0)})
 
 
 def link(path, target):
@@ -173,6 +187,26 @@ class Host:
         self.next = f"{self.name}-next.service"
         self.listener = f"{self.name}.socket"
         self.restarted = False
+
+    def alone(self):
+        """Wait until no other run changes this host; the kernel lets go when this process ends, however."""
+        self.lock = open(f"/run/{self.name}-release.lock", "a+", encoding="utf-8")  # noqa: SIM115 (held)
+        deadline = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self.lock.seek(0)
+                    raise Failure(
+                        f"another run has been at work on this host for {LOCK_WAIT} s (process "
+                        f"{self.lock.read().strip()}); nothing was changed"
+                    ) from None
+                time.sleep(0.2)
+        self.lock.truncate(0)
+        self.lock.write(str(os.getpid()))
+        self.lock.flush()
 
     # ---- what is there ---------------------------------------------------------------------------
     def path(self, *parts):
@@ -389,15 +423,18 @@ class Host:
         """A complete release beside the one in service, or none."""
         release = self.p["release"]
         folder = self.path("releases", release)
+        if os.path.exists(os.path.join(folder, MARK)):
+            return {"changed": False, "release": release}  # finished by a run whose controller was cut off
         # Without its mark it is what a run that was cut off has left.
         shutil.rmtree(folder, ignore_errors=True)
         set_ = self.path("wheels", self.p["wheels"])
-        if not os.path.isdir(set_):
-            os.makedirs(set_ + ".part", exist_ok=True)
-            self.unpack(self.p["wheels_archive"], set_ + ".part")
-            os.rename(set_ + ".part", set_)
-        os.makedirs(folder, 0o755)
         try:
+            if not os.path.isdir(set_):
+                shutil.rmtree(set_ + ".part", ignore_errors=True)
+                os.makedirs(set_ + ".part")
+                self.unpack(self.p["wheels_archive"], set_ + ".part")
+                os.rename(set_ + ".part", set_)
+            os.makedirs(folder, 0o755)
             self.unpack(self.p["archive"], folder)
             venv = os.path.join(folder, "venv")
             python = os.path.join(venv, "bin", "python")
@@ -420,6 +457,7 @@ class Host:
             write(os.path.join(folder, MARK), json.dumps(mark) + "\n", 0o644)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(set_ + ".part", ignore_errors=True)
             raise
         return {"changed": True, "release": release}
 
@@ -531,38 +569,44 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         return "\n".join([*dict.fromkeys(errors), *lines[-8:]])
 
     def healthy(self, unit, release):
-        """All workers of a unit answer, by a query each. None, or what is wrong."""
+        """All workers of a unit answer, by a query each: (None or what is wrong, their process ids)."""
         kind = "main" if unit == self.main else "next"
-        ready, problem = 0, f"no worker of {unit} answers"
+        ready, problem = set(), f"no worker of {unit} answers"
         for path in self.workers_sockets(kind):
             said = ask(path, "ready")
             if said is None:
                 continue
             if said.get("ready") and said.get("release") == release:
-                ready += 1
+                ready.add(said.get("pid"))
             else:
                 problem = said.get("error") or f"a worker still runs release {said.get('release')}"
-        if ready >= self.p["workers"]:
-            return None
-        return f"{ready} of {self.p['workers']} workers ready: {problem}"
+        if len(ready) >= self.p["workers"]:
+            return None, ready
+        return f"{len(ready)} of {self.p['workers']} workers ready: {problem}", ready
 
     def wait_healthy(self, unit, release, settle=0):
         deadline = time.monotonic() + self.p["health_timeout"]
-        good_since, restarts = None, None
+        good_since, restarts, first = None, None, set()
         while True:
             state = self.state(unit)
             if restarts is None:
                 restarts = state.get("NRestarts")
-            if state.get("ActiveState") == "failed" or state.get("NRestarts") != restarts:
+            if state.get("ActiveState") in ("failed", "inactive") or state.get("NRestarts") != restarts:
                 raise Failure(f"{unit} died while it came up with release {release}", self.journal(unit))
-            problem = self.healthy(unit, release)
+            problem, pids = self.healthy(unit, release)
+            if good_since and settle and first - pids:
+                # gunicorn starts another in its place, which would look as healthy.
+                raise Failure(
+                    f"a worker of release {release} died {time.monotonic() - good_since:.0f} s after it was "
+                    "ready",
+                    self.journal(unit),
+                )
             if problem is None:
-                good_since = good_since or time.monotonic()
+                if not good_since:
+                    good_since, first = time.monotonic(), pids
                 if time.monotonic() - good_since >= settle:
                     return
             else:
-                if good_since is not None and settle:
-                    raise Failure(f"{unit} did not stay healthy: {problem}", self.journal(unit))
                 good_since = None
                 if time.monotonic() > deadline:
                     raise Failure(f"{unit} is not healthy after {self.p['health_timeout']} s: {problem}",
@@ -597,11 +641,13 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
     def start_or_hand_over(self, release, was_serving):
         """The release `current` points to, in service and healthy; the service is never without workers."""
         if not was_serving:
+            # Nothing to protect, so no time to settle. A run that was cut off may have left the other unit.
             self.systemctl("start", self.listener, check=f"{self.listener} does not start")
             if self.systemctl("restart", self.main).returncode:
                 raise Failure(f"{self.main} does not start", self.journal(self.main))
-            self.wait_healthy(self.main, release, self.p["settle_seconds"])
+            self.wait_healthy(self.main, release)
             self.http()
+            self.systemctl("stop", self.next)
             return
         overlap = self.p["overlap"] > 1
         try:
@@ -627,30 +673,43 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             f"{base}/sockets.target.wants/{self.listener}"
         )
 
-    def activate(self):
+    def assess(self):
+        """What stands between the host and its release."""
         release, before = self.p["release"], self.current()
         wanted = self.files()
         changed = self.differing(wanted)
-        main, listener = self.state(self.main), self.state(self.listener)
-        serving = main.get("ActiveState") == "active"
+        states = [self.state(unit).get("ActiveState") for unit in (self.main, self.listener, self.next)]
+        serving, idle_listener = states[0] == "active", states[1] != "active"
         flip = before != release
         manage_only = set(changed) <= {f"{self.etc}/manage"}
         # Units that no running process reads need no hand-over.
         moved = flip or not serving or not manage_only or self.outdated(release)
-        idle_listener = listener.get("ActiveState") != "active"
+        # The hand-over of a run that was cut off.
+        lingering = states[2] in ("active", "activating")
+        needed = bool(changed) or moved or idle_listener or lingering or not self.enabled()
+        return before, wanted, changed, serving, moved, idle_listener, needed
+
+    def look(self):
+        """Is there anything to hand over? Where there is not, that is a claim; ask the running service."""
+        *_, needed = self.assess()
+        if not needed and not self.module.check_mode:
+            problem, _ = self.healthy(self.main, self.p["release"])
+            if problem:
+                self.wait_healthy(self.main, self.p["release"])
+            self.http()
+        return {"changed": False, "needed": needed}
+
+    def activate(self):
+        release = self.p["release"]
+        before, wanted, changed, serving, moved, idle_listener, needed = self.assess()
+        flip = before != release
         result = {
-            "changed": bool(changed) or moved or idle_listener or not self.enabled(),
+            "changed": needed,
             "release": release,
             "previous": before if flip else None,
             "changed_files": sorted(changed),
         }
-        if self.module.check_mode or not result["changed"]:
-            if not self.module.check_mode:
-                # Nothing to do is a claim; ask the running service.
-                problem = self.healthy(self.main, release)
-                if problem:
-                    self.wait_healthy(self.main, release)
-                self.http()
+        if self.module.check_mode or not needed:
             return result
         if moved:
             # Asked beside the running release, with the settings to come; nothing has been touched yet.
@@ -672,23 +731,31 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
                 self.systemctl("restart", self.listener, check=f"{self.listener} does not listen")
             if moved or rebind:
                 self.start_or_hand_over(release, serving and not rebind)
-            elif idle_listener:
-                self.systemctl("restart", self.listener, check=f"{self.listener} does not listen")
-        except Failure as problem:
+            else:
+                if idle_listener:
+                    self.systemctl("restart", self.listener, check=f"{self.listener} does not listen")
+                self.systemctl("stop", self.next)
+        except (Failure, OSError) as problem:
             result["restored"] = self.back(before, changed, wanted, serving)
-            raise Failure(f"{problem}; {result['restored']}", problem.details) from None
+            raise Failure(f"{problem}; {result['restored']}", getattr(problem, "details", "")) from None
         if flip:
             write(self.path("releases", release, "activated"), "", 0o644)
             os.utime(self.path("releases", release, "activated"))
             self.prune(release, before)
         return result
 
+    def releases_kept(self):
+        """What a rollback can choose from: releases that have served, the latest in service first."""
+        served = [
+            name for name in self.releases() if os.path.exists(self.path("releases", name, "activated"))
+        ]
+        return {"changed": False, "current": self.current(), "releases": served, "deployed": True}
+
     def kept(self, before):
         return f"release {before} stays in service" if before else "nothing was activated"
 
     def put(self, files):
-        for path, (content, mode, gid) in files.items():
-            write(path, content, mode, 0, gid)
+        write_all(files)
         if any(path.startswith("/etc/systemd/system/") for path in files):
             self.systemctl("daemon-reload", check="systemd does not take the unit files")
 
@@ -699,9 +766,14 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path("current"))
             return "there was no release before it; the service is stopped"
-        self.put(
-            {path: (content, *wanted[path][1:]) for path, content in changed.items() if content is not None}
-        )
+        try:
+            new = [path for path, content in changed.items() if content is None]
+            for path in new:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            self.put({path: (changed[path], *wanted[path][1:]) for path in changed if path not in new})
+        except OSError as problem:
+            return f"the files of release {before} could not be put back: {problem}"
         link(self.path("current"), os.path.join("releases", before))
         if not serving:
             return f"back to release {before}, which was not running"
@@ -743,7 +815,7 @@ def main():
             "step": {
                 "type": "str",
                 "required": True,
-                "choices": ["probe", "wheels", "build", "migrate", "activate"],
+                "choices": ["probe", "wheels", "build", "migrate", "look", "activate", "kept"],
             },
             "name": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
@@ -775,17 +847,29 @@ def main():
     os.umask(0o022)
     host = Host(module)
     step = module.params["step"]
+    steps = {
+        "probe": host.probe,
+        "wheels": host.wheels,
+        "build": host.build,
+        "migrate": host.migrate,
+        "look": host.look,
+        "activate": host.activate,
+        "kept": host.releases_kept,
+    }
     try:
         if module.check_mode and step in ("wheels", "build", "migrate"):
             result = {"changed": True}
         else:
-            result = getattr(host, step)()
+            if step in ("wheels", "build", "migrate", "activate") and not module.check_mode:
+                host.alone()
+            result = steps[step]()
     except Failure as problem:
         if step in ("migrate", "activate"):
             host.discard(module.params["release"])
-        module.fail_json(msg=f"{problem}" + (f"\n{problem.details}" if problem.details else ""))
+        message = f"{problem}; {host.kept(host.current())}" if step in ("wheels", "build") else f"{problem}"
+        module.fail_json(msg=message + (f"\n{problem.details}" if problem.details else ""))
     except OSError as problem:
-        module.fail_json(msg=f"{step}: {problem}")
+        module.fail_json(msg=f"{step}: {problem}; {host.kept(host.current())}")
     module.exit_json(**result)
 
 
