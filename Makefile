@@ -32,6 +32,9 @@ deploy: setup ## deploy to real hosts over SSH; INVENTORY=inventories/NAME
 plan: setup ## the connection budget and the parameters, no host touched; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/plan.yml
 
+rollback: setup ## back to the release before, or to one that is kept: RELEASE=ID; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/rollback.yml $(if $(RELEASE),-e rollback_release=$(RELEASE))
+
 verify: setup ## prove that what is declared is what runs; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml
 
@@ -62,4 +65,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan verify test test-fast test-long bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback verify test test-fast test-long bench-deploy bench-plan bench-pool conformance lock clean

@@ -160,6 +160,7 @@ def test_broken_project(broken, words, inventory, tmp_path):
         "django_app_settings_module": "mysite.settings",
         "django_app_requirements": ["requirements.txt"],
         "django_app_health_timeout": 8,
+        "django_app_allow_unsafe_migrations": ["extra.0001_initial"],  # else it would be stopped, not fail
         "django_app_health_path": "/admin/login/",  # a page of theirs: /readyz is ours and would answer
     }
     refused(project, inventory, HOST, words)

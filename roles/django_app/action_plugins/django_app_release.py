@@ -135,7 +135,7 @@ class Project:
                 f"django_app_settings_module={self.settings}: {self.source or 'the reference site'} has no "
                 f"{module.removeprefix('app/')}.py; mend: name the project's settings module"
             )
-        for path in ("djorm_site_settings.py", "djorm_release.py"):
+        for path in ("djorm_site_settings.py", "djorm_release.py", "djorm_expand.py"):
             files[f"overlay/{path}"] = ((self.files_of_role / path).read_bytes(), False)
         environment = (self.bundle / "config" / "environment.py").read_bytes()
         files["overlay/djorm_site_environment.py"] = (environment, False)
@@ -304,7 +304,9 @@ class ActionModule(ActionBase):
         """What the host has, and which release it should have."""
         project = Project(args)
         files = project.files()
-        found = self.module(args, "probe", ("packages", "build_packages", "client_library"))
+        migrations = sorted(path for path in files if re.search(r"/migrations/(?!__init__)\w+\.py$", path))
+        names = ("packages", "build_packages", "client_library")
+        found = self.module(args, "probe", names, migrations=migrations)
         if found.get("failed"):
             return found
         python = found.get("python")
@@ -369,6 +371,9 @@ class ActionModule(ActionBase):
         part.rename(local)
 
     def step_migrate(self, args: dict) -> dict:
+        if self._task.check_mode:
+            # Those of packages are known once the release is built.
+            return {"changed": bool(args["probe"]["new_migrations"])}
         return self.module(
             args,
             "migrate",
@@ -404,4 +409,5 @@ class ActionModule(ActionBase):
             "overlap",
             "keep",
         )
-        return self.module(args, step, names, release=args["probe"]["release"], **more)
+        release = args.get("release") or args["probe"]["release"]
+        return self.module(args, step, names, release=release, **more)

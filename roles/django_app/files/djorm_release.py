@@ -31,10 +31,37 @@ def plan() -> list[str]:
     return [f"{migration.app_label}.{migration.name}" for migration, _ in steps]
 
 
+def objections() -> list[str]:
+    """What of the pending would harm the release in service, but for what the deployment allows by name."""
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+    from djorm_expand import unsafe
+
+    executor = MigrationExecutor(connection)
+    if not executor.loader.applied_migrations:
+        return []  # a new database: nothing is in service on it
+    steps = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    state = executor._create_project_state(with_applied_migrations=True)
+    allowed = os.environ.get("DJANGO_APP_ALLOW_UNSAFE_MIGRATIONS", "").split(",")
+    found = unsafe([migration for migration, _ in steps], state)
+    refused = {name: problems for name, problems in found.items() if name not in allowed}
+    if not refused:
+        return []
+    return [
+        *(problem for problems in refused.values() for problem in problems),
+        "mend: a release that adds without taking away; what the old code no longer uses goes with a later "
+        "release, allowed by name, as does what was seen to be harmless: "
+        f"django_app_allow_unsafe_migrations: [{', '.join(refused)}]",
+    ]
+
+
 def migrate() -> dict:
     """Apply what is pending, if anything is."""
     pending = plan()
     if pending:
+        problems = objections()
+        if problems:
+            return {"ok": False, "error": "\n".join(["nothing was applied:", *problems])}
         from django.core.management import call_command
 
         try:

@@ -45,6 +45,7 @@ options:
   wheels: {description: "The wheel set's id.", type: str}
   wheels_archive: {description: "The wheel set on this host.", type: path}
   requirements: {description: "Requirement files in the archive.", type: list, elements: str, default: []}
+  migrations: {description: "The project's migrations.", type: list, elements: str, default: []}
   packages: {description: "Packages the service needs.", type: list, elements: str, default: []}
   build_packages: {description: "Packages a wheel build needs.", type: list, elements: str, default: []}
   client_library: {description: "Its maker.", type: str, default: auto, choices: [auto, mysql, mariadb]}
@@ -287,6 +288,10 @@ class Host:
             "releases": self.releases(),
             "wheel_sets": [os.path.basename(path) for path in glob.glob(self.path("wheels", "*"))],
             "pending": pending,
+            # Check mode has no release that could be asked.
+            "new_migrations": [
+                path for path in self.p["migrations"] if not os.path.exists(self.path("current", path))
+            ],
         }
 
     def tools(self):
@@ -481,7 +486,7 @@ exec "$here/venv/bin/python" "$@"
         verdict, output = self.manage(
             self.p["release"],
             ["-m", "djorm_release", "migrate"],
-            f"release {self.p['release']}: a migration failed; the release in service was left alone",
+            f"release {self.p['release']} cannot migrate; the release in service was left alone",
         )
         return {"changed": bool(verdict["applied"]), "applied": verdict["applied"], "output": tail(output)}
 
@@ -825,6 +830,7 @@ def main():
             "wheels": text,
             "wheels_archive": {"type": "path"},
             "requirements": {"type": "list", "elements": "str", "default": []},
+            "migrations": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "build_packages": {"type": "list", "elements": "str", "default": []},
             "client_library": {"type": "str", "default": "auto", "choices": ["auto", "mysql", "mariadb"]},
@@ -857,12 +863,9 @@ def main():
         "kept": host.releases_kept,
     }
     try:
-        if module.check_mode and step in ("wheels", "build", "migrate"):
-            result = {"changed": True}
-        else:
-            if step in ("wheels", "build", "migrate", "activate") and not module.check_mode:
-                host.alone()
-            result = steps[step]()
+        if step in ("wheels", "build", "migrate", "activate") and not module.check_mode:
+            host.alone()
+        result = steps[step]()
     except Failure as problem:
         if step in ("migrate", "activate"):
             host.discard(module.params["release"])
