@@ -50,6 +50,9 @@ test-long: setup-sandbox ## what takes longer: everything above, and version mat
 bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes nothing, on each host
 	@python bench/deploy.py
 
+chaos-release: setup-sandbox ## 20 releases and 5 rollbacks under load; writes its table to docs/reliability.md
+	@python bench/release.py
+
 bench-plan: setup ## seconds of a plan for 1 to 1,000 application hosts
 	@python bench/plan.py
 
@@ -65,4 +68,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback verify test test-fast test-long bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback verify test test-fast test-long chaos-release bench-deploy bench-plan bench-pool conformance lock clean

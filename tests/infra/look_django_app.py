@@ -58,7 +58,7 @@ SHOW = (
     "PrivateTmp,CapabilityBoundingSet,LimitNOFILE,TimeoutStopUSec,FragmentPath,NeedDaemonReload"
 )
 found = {"units": {}}
-for unit in (f"{name}.service", f"{name}-next.service", f"{name}.socket"):
+for unit in (f"{name}.service", f"{name}-trial.service", f"{name}-next.service", f"{name}.socket"):
     lines = run("systemctl", "show", unit, "-p", SHOW).splitlines()
     found["units"][unit] = dict(line.partition("=")[::2] for line in lines)
 

@@ -75,7 +75,8 @@ def test_systemd_holds_the_listening_socket(name):
 
 
 def test_no_release_is_still_changing_over(name):
-    assert unit(name, "-next.service")["ActiveState"] in ("inactive", "failed")
+    for kind in ("-trial.service", "-next.service"):
+        assert unit(name, kind)["ActiveState"] in ("inactive", "failed")
 
 
 def test_service_is_its_own_user_in_a_sandbox(name):

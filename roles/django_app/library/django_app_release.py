@@ -185,6 +185,7 @@ class Host:
         self.name, self.home, self.user = self.p["name"], self.p["home"], self.p["user"]
         self.etc = f"/etc/{self.name}"
         self.main = f"{self.name}.service"
+        self.trial = f"{self.name}-trial.service"
         self.next = f"{self.name}-next.service"
         self.listener = f"{self.name}.socket"
         self.restarted = False
@@ -575,7 +576,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
 
     def healthy(self, unit, release):
         """All workers of a unit answer, by a query each: (None or what is wrong, their process ids)."""
-        kind = "main" if unit == self.main else "next"
+        kind = {self.main: "main", self.trial: "trial", self.next: "next"}[unit]
         ready, problem = set(), f"no worker of {unit} answers"
         for path in self.workers_sockets(kind):
             said = ask(path, "ready")
@@ -601,11 +602,8 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             problem, pids = self.healthy(unit, release)
             if good_since and settle and first - pids:
                 # gunicorn starts another in its place, which would look as healthy.
-                raise Failure(
-                    f"a worker of release {release} died {time.monotonic() - good_since:.0f} s after it was "
-                    "ready",
-                    self.journal(unit),
-                )
+                after = time.monotonic() - good_since
+                raise Failure(f"release {release} died {after:.0f} s after it was ready", self.journal(unit))
             if problem is None:
                 if not good_since:
                     good_since, first = time.monotonic(), pids
@@ -652,25 +650,34 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
                 raise Failure(f"{self.main} does not start", self.journal(self.main))
             self.wait_healthy(self.main, release)
             self.http()
-            self.systemctl("stop", self.next)
+            self.clear()
             return
         overlap = self.p["overlap"] > 1
         try:
             if overlap:
+                # First without clients: whoever dies now takes no request with it.
+                self.start(self.trial, release)
+                self.wait_healthy(self.trial, release, self.p["settle_seconds"])
                 # New workers join on the same socket; only then may the old ones finish and go.
-                self.systemctl("stop", self.next)
-                self.systemctl("reset-failed", self.next)
-                if self.systemctl("start", self.next).returncode:
-                    raise Failure(f"release {release} does not start", self.journal(self.next))
-                self.wait_healthy(self.next, release, self.p["settle_seconds"])
+                self.start(self.next, release)
+                self.wait_healthy(self.next, release)
             self.restarted = True
             if self.systemctl("restart", self.main).returncode:
                 raise Failure(f"{self.main} does not start", self.journal(self.main))
             self.wait_healthy(self.main, release, 0 if overlap else self.p["settle_seconds"])
             self.http()
         finally:
-            if overlap:
-                self.systemctl("stop", self.next)
+            self.clear()
+
+    def clear(self):
+        """Neither of the units that only a hand-over needs, also not as a failed one."""
+        self.systemctl("stop", self.trial, self.next)
+        self.systemctl("reset-failed", self.trial, self.next)
+
+    def start(self, unit, release):
+        self.clear()
+        if self.systemctl("start", unit).returncode:
+            raise Failure(f"release {release} does not start", self.journal(unit))
 
     def enabled(self):
         base = "/etc/systemd/system"
@@ -683,14 +690,15 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         release, before = self.p["release"], self.current()
         wanted = self.files()
         changed = self.differing(wanted)
-        states = [self.state(unit).get("ActiveState") for unit in (self.main, self.listener, self.next)]
+        units = (self.main, self.listener, self.trial, self.next)
+        states = [self.state(unit).get("ActiveState") for unit in units]
         serving, idle_listener = states[0] == "active", states[1] != "active"
         flip = before != release
         manage_only = set(changed) <= {f"{self.etc}/manage"}
         # Units that no running process reads need no hand-over.
         moved = flip or not serving or not manage_only or self.outdated(release)
         # The hand-over of a run that was cut off.
-        lingering = states[2] in ("active", "activating")
+        lingering = bool({"active", "activating"} & set(states[2:]))
         needed = bool(changed) or moved or idle_listener or lingering or not self.enabled()
         return before, wanted, changed, serving, moved, idle_listener, needed
 
@@ -739,7 +747,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             else:
                 if idle_listener:
                     self.systemctl("restart", self.listener, check=f"{self.listener} does not listen")
-                self.systemctl("stop", self.next)
+                self.clear()
         except (Failure, OSError) as problem:
             result["restored"] = self.back(before, changed, wanted, serving)
             raise Failure(f"{problem}; {result['restored']}", getattr(problem, "details", "")) from None
