@@ -37,11 +37,6 @@ def names_in(*groups: str) -> list[str]:
     return [name for name, host in load()["hosts"].items() if set(groups) & set(host["groups"])]
 
 
-def hosts_in(*groups: str) -> pytest.MarkDecorator:
-    """Run a test once for every host in one of GROUPS; it takes the fixture ``host``."""
-    return pytest.mark.parametrize("host", names_in(*groups), indirect=True)
-
-
 def at_once(names: list[str]) -> Callable:
     """Decorate a function of a host's name: its first call starts it for all of NAMES; every result is kept.
 

@@ -55,7 +55,7 @@ def text(path, limit=2_000_000):
 
 SHOW = (
     "ActiveState,UnitFileState,Restart,NRestarts,User,MainPID,NoNewPrivileges,ProtectSystem,PrivateUsers,"
-    "PrivateTmp,CapabilityBoundingSet,LimitNOFILE,TimeoutStopUSec,FragmentPath,NeedDaemonReload"
+    "PrivateTmp,CapabilityBoundingSet,LimitNOFILE,TimeoutStopUSec,FragmentPath,NeedDaemonReload,ExecStart"
 )
 found = {"units": {}}
 for unit in (f"{name}.service", f"{name}-trial.service", f"{name}-next.service", f"{name}.socket"):
@@ -79,12 +79,13 @@ found["files"] = {
 found["release"] = os.path.basename(current)
 found["releases"] = [os.path.basename(path) for path in glob.glob(os.path.join(home, "releases", "*"))]
 
-# What the service could write of its own code: everything there should be somebody else's.
+# What the service could write of its own code, in any release: everything there should be somebody else's.
 uid = pwd.getpwnam(want["user"]).pw_uid if want["user"] in [p.pw_name for p in pwd.getpwall()] else -1
 found["writable"] = []
-found["readable_to_all"] = []
 readable = []
-for root, folders, files in os.walk(current):
+for root, folders, files in os.walk(home):
+    if root == home:
+        folders[:] = ["releases"]
     # Thousands of files of published packages; only their owner matters and that the top tells.
     if os.path.basename(root) == "site-packages":
         folders[:] = []
@@ -99,16 +100,18 @@ for root, folders, files in os.walk(current):
             readable.append(path)
 
 # Every secret of the environment file, looked for wherever others can read.
-secrets = {}
+secrets, found["configured"] = {}, {}
 for line in text(f"{etc}/environment").splitlines():
     key, _, value = line.partition("=")
+    if key.startswith("POOL_") or key in ("DATABASE_ISOLATION", "DATABASE_LOCK_WAIT_TIMEOUT"):
+        found["configured"][key] = value.strip('"')
     if any(word in key for word in ("SECRET", "PASSWORD", "TOKEN")) and len(value) > 8:
         secrets[key] = value.strip('"').replace("\\", "")
 found["secrets"] = sorted(secrets)
 places = [path for path in readable if os.path.getsize(path) < 1_000_000]
 places += [
     path
-    for pattern in (f"{etc}/*", "/etc/systemd/system/*", "/etc/nginx/**", "/proc/[0-9]*/cmdline")
+    for pattern in (f"{etc}/*", "/etc/systemd/system/**", "/etc/nginx/**", "/proc/[0-9]*/cmdline")
     for path in glob.glob(pattern, recursive=True)
     if (facts_of(path) or {"mode": 0})["mode"] & 0o004 and os.path.isfile(path)
 ]
@@ -141,4 +144,9 @@ for key, path, headers in (
 master = found["units"][f"{name}.service"].get("MainPID", "0")
 children = f"/proc/{master}/task/{master}/children"
 found["workers"] = [int(pid) for pid in text(children).split()]
+found["command"] = text(f"/proc/{master}/cmdline").replace("\0", " ")
+limit = [
+    line.split() for line in text(f"/proc/{master}/limits").splitlines() if line.startswith("Max open files")
+]
+found["nofile"] = int(limit[0][3]) if limit else 0
 print(json.dumps(found))

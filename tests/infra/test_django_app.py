@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,16 +63,20 @@ def workers(name: str) -> list[dict]:
 # ---- the service -----------------------------------------------------------------------------------
 
 
-def test_service_runs_is_enabled_and_comes_back(name):
+def test_service_runs_is_enabled_and_comes_back(name, compare):
     found = unit(name)
-    assert (found["ActiveState"], found["UnitFileState"], found["Restart"]) == ("active", "enabled", "always")
+    compare("the service runs", "active", found["ActiveState"])
+    compare("the service at boot", "enabled", found["UnitFileState"])
+    compare("the service after a crash", "always", found["Restart"])
 
 
-def test_systemd_holds_the_listening_socket(name):
+def test_systemd_holds_the_listening_socket(name, compare):
     found = unit(name, ".socket")
-    assert (found["ActiveState"], found["UnitFileState"]) == ("active", "enabled")
+    compare("the socket listens", "active", found["ActiveState"])
+    compare("the socket at boot", "enabled", found["UnitFileState"])
+    # Where others may connect they get past the proxy.
     file = look(name)["files"][declared(name)["socket"]]
-    assert file["mode"] == 0o660, f"mode {file['mode']:o}: others may connect past the proxy"
+    compare(declared(name)["socket"], "660", f"{file['mode']:o}" if file else "missing")
 
 
 def test_no_release_is_still_changing_over(name):
@@ -90,32 +95,40 @@ def test_service_is_its_own_user_in_a_sandbox(name):
 # ---- files and secrets -----------------------------------------------------------------------------
 
 
-def test_environment_file_is_for_the_service_alone(name):
+def test_environment_file_is_for_the_service_alone(name, compare):
     app = declared(name)
-    assert look(name)["files"][f"{app['etc']}/environment"] == {
-        "mode": 0o640,
-        "owner": "root",
-        "group": app["user"],
-    }
+    path = f"{app['etc']}/environment"
+    file = look(name)["files"][path]
+    live = f"{file['mode']:o} {file['owner']} {file['group']}" if file else "missing"
+    compare(path, f"640 root {app['user']}", live)
 
 
-def test_no_secret_is_readable_by_others(name):
+def test_no_secret_is_readable_by_others(name, compare):
     found = look(name)
     assert {"DATABASE_PASSWORD", "DJANGO_SECRET_KEY"} <= set(found["secrets"]), (
         "the look knew no secret to look for"
     )
-    assert found["leaks"] == []
+    leaks = sorted({f"{key} in {path}" for key, path in found["leaks"]})
+    compare("secrets that others can read", "none", ", ".join(leaks) or "none")
 
 
-def test_service_cannot_change_its_code(name):
-    assert look(name)["writable"] == []
-    assert look(name)["files"][declared(name)["home"]]["owner"] == "root"
+def test_service_cannot_change_its_code(name, compare):
+    home, found = declared(name)["home"], look(name)
+    compare("code that the service could change", "none", ", ".join(found["writable"]) or "none")
+    compare(f"owner of {home}", "root", (found["files"][home] or {"owner": "missing"})["owner"])
 
 
-def test_release_in_service_is_the_one_on_the_disk(name):
+def test_release_in_service_is_the_one_on_the_disk(name, compare):
     found = look(name)
     assert found["release"] in found["releases"]
-    assert {worker["release"] for worker in workers(name)} == {found["release"]}
+    for worker in workers(name):
+        compare(
+            f"release, process {worker['pid']}",
+            "current",
+            worker["release"],
+            found["release"],
+            same=worker["release"] == found["release"],
+        )
     assert len(found["releases"]) <= max(declared(name)["keep_releases"], 2)
 
 
@@ -152,15 +165,40 @@ def test_every_worker_process_is_heard(name):
     assert len(found["workers"]) == declared(name)["workers"]
 
 
-def test_pool_settings_in_every_worker_process(name):
+def configured(name: str, key: str):
+    """A value of the environment file, as the processes would take it at their next start."""
+    value = look(name)["configured"].get(key, "(not in the file)")
+    return int(value) if value.isdigit() else value
+
+
+def test_pool_settings_in_every_worker_process(name, compare):
     app = declared(name)
     for worker in workers(name):
         assert worker.get("pools"), f"process {worker['pid']} has no pool: connections are not pooled"
         for alias, pool in worker["pools"].items():
             where = f"process {worker['pid']}, database {alias}"
-            in_force = {key: pool["options"].get(key) for key in app["pool"]}
-            assert in_force == app["pool"], where
-            assert pool["pessimistic"] is app["pessimistic"], where
+            for key, value in app["pool"].items():
+                file = configured(name, "POOL_" + key.removeprefix("pool_").upper())
+                compare(f"{key}, {where}", value, pool["options"].get(key), file)
+            pessimistic = str(app["pessimistic"]).lower()
+            live = str(pool["pessimistic"]).lower()
+            compare(f"pessimistic, {where}", pessimistic, live, configured(name, "POOL_PESSIMISTIC"))
+
+
+def test_gunicorn_runs_as_declared(name, compare):
+    app, found = declared(name), look(name)
+    for option, value in app["gunicorn"].items():
+        live, file = (
+            [int(number) for number in re.findall(rf"--{option} (\d+)", command)]
+            for command in (found["command"], unit(name)["ExecStart"])
+        )
+        compare(f"gunicorn --{option}", [value], live, file)
+    need, limit = app["limit_nofile"], int(unit(name)["LimitNOFILE"])
+    same = found["nofile"] >= need and limit >= need
+    compare("open files of the application", need, found["nofile"], limit, same=same)
+    parts = re.findall(r"(\d+)(min|s)\b", unit(name)["TimeoutStopUSec"])
+    seconds = sum(int(number) * {"min": 60, "s": 1}[word] for number, word in parts)
+    compare("TimeoutStopSec", app["stop_timeout"], seconds)
 
 
 def test_no_connection_is_kept_outside_the_pool(name):
@@ -176,18 +214,23 @@ def test_pool_is_within_its_bound(name):
             assert pool["checked_out"] + pool["idle"] <= pool["peak"] <= bound, f"process {worker['pid']}"
 
 
-def test_pooled_session_in_every_worker_process(name):
+def test_pooled_session_in_every_worker_process(name, compare):
     app = declared(name)
     for worker in workers(name):
-        session = worker.get("session")
-        assert session, f"process {worker['pid']}: {worker.get('error')}"
-        assert session["isolation"].replace("-", " ").lower() == app["isolation"]
-        assert session["account"].split("@")[0] == app["database_user"]
-        assert session["variables"]["innodb_lock_wait_timeout"] == app["lock_wait_timeout"]
-        assert session["variables"]["lock_wait_timeout"] == app["lock_wait_timeout"]
-        assert session["variables"]["wait_timeout"] > app["pool"]["recycle"], "the server hangs up first"
+        session, where = worker.get("session"), f"process {worker['pid']}"
+        assert session, f"{where}: {worker.get('error')}"
+        isolation = session["isolation"].replace("-", " ").lower()
+        file = configured(name, "DATABASE_ISOLATION").replace("-", " ").lower()
+        compare(f"session isolation, {where}", app["isolation"], isolation, file or app["isolation"])
+        compare(f"session account, {where}", app["database_user"], session["account"].split("@")[0])
+        waits = configured(name, "DATABASE_LOCK_WAIT_TIMEOUT")
+        for variable in ("innodb_lock_wait_timeout", "lock_wait_timeout"):
+            live = session["variables"][variable]
+            compare(f"session {variable}, {where}", app["lock_wait_timeout"], live, waits)
+        wait, recycle = session["variables"]["wait_timeout"], app["pool"]["recycle"]
+        compare(f"session wait_timeout, {where}", f"> recycle {recycle}", wait, same=wait > recycle)
         if app["tls"]:
-            assert session["ssl_cipher"], "the connection to the other host is not encrypted"
+            compare(f"session encrypted, {where}", True, bool(session["ssl_cipher"]))
 
 
 def test_server_is_told_of_on_the_status_page(name):
