@@ -48,8 +48,10 @@ drop_in() {
   { echo '[Service]'; cat; } | add "/etc/systemd/system/$1.d/zz-mutant.conf"
   systemctl daemon-reload
 }
+# systemd would call it too often
+restart() { systemctl reset-failed "$1"; systemctl restart "$1"; }
 # setting NAME VALUE: one line of the environment file, and a restart
-setting() { edit /etc/$app/environment "s|^$1=.*|$1=\"$2\"|"; systemctl restart $app; }
+setting() { edit /etc/$app/environment "s|^$1=.*|$1=\"$2\"|"; restart $app; }
 back() {
   test -d "$kept" || return 0
   test ! -e "$kept/sql" || sql "$(cat "$kept/sql")"
@@ -84,13 +86,14 @@ def values(name: str) -> str:
     return "".join(f'{key}="{value}"\n' for key, value in pairs.items())
 
 
-def proof(name: str, folder: Path) -> list[dict]:
-    """The proof of one host, without the load: its rows."""
+def proof(name: str, folder: Path, check: str = "") -> list[dict]:
+    """The proof of one host, without the load, or one check of it: its rows."""
     state = folder / f"{name}.declared.json"
     state.write_text(json.dumps({"hosts": {name: declared.load()["hosts"][name]}}), encoding="utf-8")
     report = folder / f"{name}.report.json"
     report.unlink(missing_ok=True)
     words = ["-q", "-p", "no:cacheprovider", "--tb=no", str(HERE), f"--ignore={HERE / 'test_load.py'}"]
+    words += ["-k", "test_" + check.replace(" ", "_")] if check else []
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         capture_output=True,
@@ -124,25 +127,26 @@ class Host:
         done = on.run("timeout 120 bash -c %s", script)
         return "" if done.rc == 0 else f"exit {done.rc}: {done.stderr.strip() or done.stdout.strip()}"
 
-    def wrong(self) -> list[dict]:
-        return [row for row in proof(self.name, self.folder) if not row["same"]]
+    def wrong(self, check: str = "") -> list[dict]:
+        return [row for row in proof(self.name, self.folder, check) if not row["same"]]
 
     def judge(self, mutant: dict) -> str:
         """What went wrong with the proof of this mutant; nothing where it was caught."""
         where = mutant.get("where", "host")
         failed = self.run(mutant["break"], where)
-        wrong = [] if failed else self.wrong()
+        caught = not failed and any(self.says(row, mutant) for row in self.wrong(mutant["red"]))
+        others = [] if failed or caught else sorted({row["check"] for row in self.wrong()})
         undone = self.run("back") or self.run(mutant.get("undo", ""), where)
         if undone:
             raise Stuck(f"'{mutant['name']}' could not be undone, the rest was not tried: {undone}")
         if failed:
             return f"could not be made: {failed}"
-        for row in wrong:
-            said = " ".join(str(row[key]) for key in ("what", "declared", "file", "live") if row[key] != "")
-            if row["check"] == mutant["red"] and mutant.get("says", "") in said:
-                return ""
-        others = sorted({row["check"] for row in wrong})
-        return f"'{mutant['red']}' did not say it; red: {', '.join(others) or 'nothing'}"
+        return "" if caught else f"'{mutant['red']}' did not say it; red: {', '.join(others) or 'nothing'}"
+
+    @staticmethod
+    def says(row: dict, mutant: dict) -> bool:
+        said = " ".join(str(row[key]) for key in ("what", "declared", "file", "live") if row[key] != "")
+        return row["check"] == mutant["red"] and mutant.get("says", "") in said
 
     def all(self) -> None:
         try:
