@@ -98,17 +98,20 @@ class Lease:
         "waited",
     )
 
-    def __init__(
-        self, alias: str = "", opener: Any = None, params: Any = None, path: str | None = None
-    ) -> None:
+    def __init__(self, alias: str = "", opener: Any = None) -> None:
         self.alias = alias
         self.opener = opener
-        self.params = params
-        self.path = path
-        self.thread = threading.current_thread()
-        self.since = time.monotonic()
+        self.params: Any = None  # the driver's connection parameters
+        self.path: str | None = None
         self.owner: OwnerRef | None = None
         self.pool: Any = None
+        self.cursors: list[weakref.ref[Any]] = []
+        self.since = time.monotonic()
+        self.renew()
+
+    def renew(self) -> None:
+        """Ready for the next borrowing by the same owner. Only after the one before has ended."""
+        self.thread = threading.current_thread()
         self.record: Any = None
         self.fairy: Any = None
         self.entry: Entry | None = None
@@ -118,7 +121,6 @@ class Lease:
         self.used = False  # the borrower has sent a statement
         self.foreign = False  # so have receivers of connection_created, before
         self.prefer: Any = None  # the record that this borrower had last
-        self.cursors: list[weakref.ref[Any]] = []
         self.gate: Any = None
         self.granted = False
         self.reclaimed = False

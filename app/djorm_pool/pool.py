@@ -80,6 +80,9 @@ class FairPool(QueuePool):
         self._local = threading.local()
         self._limit = float("inf") if options.limit is None else options.limit
         self._keep = float("inf") if options.pool_size == 0 else options.pool_size
+        self._auto = options.pessimistic == "auto"
+        self._unpinged = options.ping_after_idle or float("inf")
+        self._plain = options.reset != "always" and not options.echo
         self._generation = 0
         self._fresh_state()
         super().__init__(
@@ -103,6 +106,7 @@ class FairPool(QueuePool):
         self._orphans: deque[OwnerRef] = deque()
         self._open_entries: set[Entry] = set()
         self.counters = dict.fromkeys(COUNTERS, 0)
+        self._reaped = 0.0
         self.wait_seconds = 0.0
         self.longest_wait = 0.0
         self.peak = 0
@@ -126,23 +130,24 @@ class FairPool(QueuePool):
                 finally:
                     self._local.lease = None
             else:
-                self._obtain(lease)
+                if not self._obtain_idle(lease):
+                    self._obtain(lease)
                 lease.record.get_connection()
             record = lease.record
             lease.entry = record.entry
             lease.raw = record.dbapi_connection
-            if owner is not None:
+            if owner is not None and lease.owner is None:
                 ref = OwnerRef(owner, self._orphans.append)
                 ref.lease = lease
                 lease.owner = ref
+            lease.since = time.monotonic()
+            if self.options.leak_stack:
+                lease.stack = traceback.extract_stack(limit=24)
         except BaseException:
             self._abort(lease)
             raise
         finally:
             lease.opener = None  # it refers to the borrower, who must stay collectable
-        lease.since = time.monotonic()
-        if self.options.leak_stack:
-            lease.stack = traceback.extract_stack(limit=24)
         return lease.raw
 
     def _do_get(self) -> Any:
@@ -160,13 +165,39 @@ class FairPool(QueuePool):
             self._obtain(lease)
         return lease.record
 
+    def _obtain_idle(self, lease: Lease) -> bool:
+        """The way of most: nobody waits, and an idle connection is plainly fit. False: _obtain() it."""
+        with self._lock:
+            if self._waiters or not self._idle:
+                return False
+            self._take(lease)
+        if not self._plainly_fit(lease.record.entry):
+            if self._fit(lease.record):
+                return True
+            self._scrap(lease, lease.record)
+            self._create(lease, time.monotonic() + self.options.timeout)
+        return True
+
+    def _plainly_fit(self, entry: Entry) -> bool:
+        """What _fit() would find true without asking the server; False leaves it to _fit()."""
+        now = time.monotonic()
+        return (
+            self._auto
+            and entry.poll is not None
+            and not entry.suspect
+            and entry.generation == self._generation
+            and now < entry.expires
+            and now - entry.used < self._unpinged
+            and not entry.poll(0)
+        )
+
     def _obtain(self, lease: Lease) -> None:
         start = time.monotonic()
         deadline = start + self.options.timeout
         self._claim(lease, start, deadline)
         record = lease.record
         if record is not None:
-            if self._fit(record):
+            if self._plainly_fit(record.entry) or self._fit(record):
                 return
             self._scrap(lease, record)
         self._create(lease, deadline)
@@ -190,7 +221,8 @@ class FairPool(QueuePool):
                 f"djorm_pool: {waiting} borrowers wait already for {self.label} (max_waiting "
                 f"{options.max_waiting}). {self._who()}"
             )
-        self.reap()  # a connection of a dead thread may be what we wait for
+        if start - self._reaped > REAP_EVERY / 10:
+            self.reap()  # a connection of a dead thread may be what we wait for
         while not self._wait(lease, min(deadline, time.monotonic() + REAP_EVERY)):
             now = time.monotonic()
             if now >= deadline:
@@ -292,20 +324,14 @@ class FairPool(QueuePool):
         pause = BACKOFF[0]
         give_up = None
         while True:
-            self._local.opening = lease
             try:
-                record = self._create_connection()
+                self._connect_for(lease)
+                return
             except Exception as error:
                 wait = self._patience(error, deadline, give_up)
                 if wait is None:
                     raise
                 give_up = wait
-            else:
-                record.lease = lease
-                lease.record = record
-                return
-            finally:
-                self._local.opening = None
             # keep the place, stand first in line for a returned connection, ask the server again after a
             # pause
             with self._lock:
@@ -322,6 +348,19 @@ class FairPool(QueuePool):
                     return
                 self._scrap(lease, record)
             pause = min(pause * 2, BACKOFF[1])
+
+    def _connect_for(self, lease: Lease) -> None:
+        """One attempt. Interrupted anywhere, it leaves no open connection that nobody knows of."""
+        self._local.opening, self._local.entry = lease, None
+        try:
+            record = self._create_connection()
+            record.lease = lease
+            lease.record = record
+        finally:
+            self._local.opening = None
+            entry, self._local.entry = self._local.entry, None
+            if entry is not None and lease.record is None:
+                self._close_raw(entry.raw)
 
     def _patience(self, error: Exception, deadline: float, give_up: float | None) -> float | None:
         """Until when to retry after this error (monotonic seconds), or None: raise it."""
@@ -351,7 +390,7 @@ class FairPool(QueuePool):
             self.limits = self.driver.server_limits(raw) or {"known": False}
         entry = Entry(raw, self.driver.fileno(raw), generation, self._lifetime())
         entry.stamp = self.driver.stamp(raw)
-        connection_record.entry = entry
+        connection_record.entry = self._local.entry = entry
         self._open_entries.add(entry)
         self._count("created")
         logger.debug("connection opened for %s", self.label)
@@ -450,7 +489,22 @@ class FairPool(QueuePool):
         lease.reclaimed = True
         if proof:
             lease.flags |= TX
-        self._finish(lease, broken)
+        record = lease.record
+        if (
+            self._plain
+            and not (
+                broken or lease.flags & (DIRTY | TX) or lease.cursors or lease.fairy or self.dispatch.checkin
+            )
+            and record.dbapi_connection is lease.raw
+            and not self.driver.in_transaction(lease.raw)
+        ):  # nothing to clean and nobody to tell: the way of almost every request
+            entry = record.entry
+            entry.used = time.monotonic()
+            entry.lends += 1
+            lease.record = lease.raw = None
+            self._do_return_conn(record)
+        else:
+            self._finish(lease, broken)
 
     def _finish(self, lease: Lease, broken: bool = False) -> None:
         record = lease.record
@@ -537,6 +591,7 @@ class FairPool(QueuePool):
 
     def reap(self) -> None:
         """Take back what threads that died, or wrappers that were collected, still hold."""
+        self._reaped = time.monotonic()
         while self._orphans:
             try:
                 ref = self._orphans.popleft()
@@ -632,18 +687,14 @@ class FairPool(QueuePool):
                 if self._waiters or len(self._idle) >= self.options.min_idle or total >= self._limit:
                     return
                 self._leases[lease] = None
-            self._local.opening = lease
             try:
-                record = self._create_connection()
+                self._connect_for(lease)
             except Exception as error:
                 self._free(lease)
                 self._count("connect_errors")
                 logger.info("upkeep could not connect for %s: %s", self.label, error)
                 return
-            finally:
-                self._local.opening = None
-            record.lease = lease
-            self._put_back(lease, record)
+            self._put_back(lease, lease.record)
 
     def _report_leaks(self, now: float) -> None:
         """Log, once, who holds a connection for longer than leak_after, with what that thread is doing

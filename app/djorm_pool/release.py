@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import sys
 import threading
+from threading import get_ident
 from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .errors import SessionStateLost
 from .lease import DIRTY, PIN, TX, WRITE, Lease
 
 _here = threading.local()
+_stock_close = BaseDatabaseWrapper.close
 
 
-def request_started(**kwargs: Any) -> None:
+def request_started(environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
     """Receiver: this thread serves a request now."""
-    environ = kwargs.get("environ")
-    scope = kwargs.get("scope")
     _here.path = (environ or {}).get("PATH_INFO") or (scope or {}).get("path") or ""
 
 
@@ -46,6 +48,15 @@ def early(self: Any, options: Any) -> bool:
     return current_path() is None and threading.current_thread() is not threading.main_thread()
 
 
+def end(self: Any) -> None:
+    """close(), without what it checks for others than this thread outside a transaction."""
+    if self.in_atomic_block or self._thread_ident != get_ident() or type(self).close is not _stock_close:
+        self.close()
+    else:
+        self.run_on_commit = []
+        self._close()
+
+
 def _give_back(self: Any, lease: Lease) -> None:
     """End the lease, unless something still depends on its connection."""
     if self.in_atomic_block or not self.autocommit or self._thread_sharing_count:
@@ -58,7 +69,7 @@ def _give_back(self: Any, lease: Lease) -> None:
             return
     record = lease.record
     on_commit = self.run_on_commit
-    self.close()
+    end(self)
     self.run_on_commit = on_commit
     self._djorm_last = (record, record.entry.lends) if record.dbapi_connection is not None else (None, 0)
 

@@ -56,11 +56,15 @@ def configure(mode, given):
 
 
 def request(think=0.0, sql="SELECT 1"):
+    """One request; returns the seconds it waited for its connection."""
     from django.core.signals import request_finished, request_started
     from django.db import connection
 
     request_started.send(sender=None, environ={"PATH_INFO": "/"})
     try:
+        start = time.perf_counter()
+        connection.ensure_connection()
+        waited = time.perf_counter() - start
         with connection.cursor() as cursor:
             cursor.execute(sql)
             cursor.fetchall()
@@ -68,6 +72,7 @@ def request(think=0.0, sql="SELECT 1"):
             time.sleep(think)
     finally:
         request_finished.send(sender=None)
+    return waited
 
 
 def one_thread(given):
@@ -83,20 +88,21 @@ def one_thread(given):
 
 
 def many_threads(given):
-    """Requests a second, quantiles of the request time, errors."""
-    from django.db import Error
+    """Requests a second, quantiles of the request time, the wait for a connection, errors."""
+    from django.db import Error, connections
 
+    connections["default"]  # a server has imported its backend before it serves; no connection is opened
     count, each, think = given["threads"], given["each"], given.get("think", 0.0)
-    times, errors, lock = [], [0], threading.Lock()
+    times, waits, errors, lock = [], [], [0], threading.Lock()
     begin = threading.Barrier(count + 1)
 
     def work():
-        mine, failed = [], 0
+        mine, waited, failed = [], [], 0
         begin.wait()
         for _ in range(each):
             start = time.perf_counter()
             try:
-                request(think)
+                waited.append(request(think))
             except Exception as error:
                 if not isinstance(error, Error) and "sqlalchemy" not in type(error).__module__:
                     raise
@@ -104,6 +110,7 @@ def many_threads(given):
             mine.append(time.perf_counter() - start - think)
         with lock:
             times.extend(mine)
+            waits.extend(waited)
             errors[0] += failed
 
     threading.stack_size(256 * 1024)
@@ -121,7 +128,10 @@ def many_threads(given):
     stop.set()
     watcher.join()
     times.sort()
+    waits.sort()
     return {
+        "wait_p50_ms": waits[len(waits) // 2] * 1e3,
+        "wait_max_ms": waits[-1] * 1e3,
         "rps": len(times) / took,
         "p50_ms": times[len(times) // 2] * 1e3,
         "p99_ms": times[int(len(times) * 0.99)] * 1e3,

@@ -122,6 +122,5 @@ def test_t17_the_finaliser_takes_no_lock(server):
     with fair._lock:  # a finaliser that wanted it would hang here
         del wrapper
         gc.collect()
-    assert len(fair._orphans) == 1
     fair.reap()
-    assert fair.checkedout() == 0 and fair.checkedin() == 1
+    wait_for(lambda: fair.checkedout() == 0 and fair.checkedin() == 1)  # upkeep may have been quicker

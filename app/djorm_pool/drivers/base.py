@@ -17,6 +17,8 @@ class Driver:
     """Knows one kind of server: what its connections can tell, and what its statements do to a session."""
 
     vendor = ""
+    # a session needs nothing at a borrowing but autocommit, once it was initialised
+    plain_sessions = False
     # statements that leave the session as it was, by first word; everything else makes it dirty
     harmless = frozenset[str]()
     writes = frozenset({"insert", "update", "delete", "replace", "merge"})

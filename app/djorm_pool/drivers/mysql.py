@@ -22,6 +22,7 @@ class MySQLDriver(Driver):
     """See Driver. mysqlclient refuses every call, fileno() too, while another thread is in one."""
 
     vendor = "mysql"
+    plain_sessions = True
     harmless = frozenset(
         [
             "select",
