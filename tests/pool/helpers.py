@@ -300,11 +300,11 @@ def free_port():
 
 @contextlib.contextmanager
 def serve(server, *arguments, env=None, command=None):
-    """The test project under gunicorn (gthread); the port."""
+    """The test project under gunicorn (gthread), or under another server's COMMAND; the port."""
     port = free_port()
-    command = command or ["-m", "gunicorn", "project_wsgi", "-k", "gthread", "--threads", "4"]
+    command = command or "-m gunicorn project_wsgi -k gthread --threads 4 -b 127.0.0.1:{port}"
     process = subprocess.Popen(
-        [sys.executable, *command, "-b", f"127.0.0.1:{port}", *arguments],
+        [sys.executable, *command.format(port=port).split(), *arguments],
         cwd=PROJECT,
         env=environment({"default": server.settings()}, env),
         stdout=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 import json
 
-from helpers import project
+from helpers import DATABASE, hammer, project, serve, wait_for
 
 ASGI = """
 import asyncio, gc, json, sys
@@ -57,3 +57,14 @@ def test_async_views_that_use_other_threads_too(server):
     """Held to the request's end, each request would wait for a second connection while it holds its first."""
     got = run(server, "aecho", release="statement")
     assert got["created"] <= 5 and got["out"] == 0
+
+
+def test_uvicorn_workers_stay_within_their_pools(server):
+    """Real ASGI worker processes: every answer is its asker's own, threads share their worker's pool."""
+    server.create()
+    command = "-m uvicorn project_asgi:application --workers 2 --host 127.0.0.1 --port {port}"
+    with serve(server, command=command) as port:
+        numbers = hammer(port, requests=300, threads=16)
+        assert len(server.connected(DATABASE)) <= 2 * 3
+    assert len(numbers) <= 2 * 3
+    wait_for(lambda: not server.connected(DATABASE))
