@@ -9,6 +9,8 @@ a server       the sum of all accounts' limits + monitoring + backup + replicati
                + the administrators' reserve  <=  max_connections
 """
 
+import re
+
 from planner import catalogue, schema, settings, units, versions
 from planner.errors import PlanError, problem
 
@@ -386,6 +388,22 @@ class Fleet:
                     f"set max_overflow of {row['what']} to 0",
                     {"django_app_services": fixed},
                 )
+        names = [row["what"] for row in application.services()[1:]]
+        for position, name in enumerate(names):
+            # a part of a unit's name; next and trial are the units of a release that changes over
+            fit = re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) and name not in ("next", "trial")
+            if fit and name not in names[:position]:
+                continue
+            fixed = [dict(entry) for entry in host.rows("django_app_services")]
+            fixed[position]["name"] = better = f"service-{position + 1}"
+            self.refuse(
+                host.name,
+                "django_app_services",
+                f"name {name}",
+                "names a systemd unit: small letters, digits and dashes, once on a host, not next or trial",
+                f"set it to another, such as {better}",
+                {"django_app_services": fixed},
+            )
         if application.recycle < 1:
             self.refuse(
                 host.name,
@@ -1007,6 +1025,9 @@ class Fleet:
                 "recycle": application.recycle,
                 "timeout": application.timeout,
                 "connections": application.limit()["pooled"],
+                "connections_now": sum(
+                    row["connections"] // row["overlap"] for row in application.services()
+                ),
                 "max_user_connections": application.limit()["total"],
                 "longest_request": application.longest_request,
                 "database_host": server.address("mysql") if away else "",

@@ -62,6 +62,17 @@ for unit in (f"{name}.service", f"{name}-trial.service", f"{name}-next.service",
     lines = run("systemctl", "show", unit, "-p", SHOW).splitlines()
     found["units"][unit] = dict(line.partition("=")[::2] for line in lines)
 
+# What runs beside gunicorn, and what its process was started with.
+found["services"] = {}
+for unit in want["services"]:
+    lines = run(
+        "systemctl", "show", unit, "-p", "ActiveState,UnitFileState,Restart,User,MainPID"
+    ).splitlines()
+    state = dict(line.partition("=")[::2] for line in lines)
+    environ = dict(item.partition("=")[::2] for item in text(f"/proc/{state['MainPID']}/environ").split("\0"))
+    state |= {key: environ.get(key) for key in ("DJANGO_APP_RELEASE", "POOL_SIZE", "POOL_MAX_OVERFLOW")}
+    found["services"][unit] = state
+
 current = os.path.realpath(os.path.join(home, "current"))
 found["files"] = {
     path: facts_of(path)

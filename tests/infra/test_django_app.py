@@ -29,7 +29,7 @@ def declared(name: str) -> dict:
 @at_once(names_in("application"))
 def _look(name: str) -> dict | str:
     app = declared(name)
-    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix")}
+    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix", "services")}
     done = connect(name).run("python3 -c %s %s %s", RUN, base64.b64encode(LOOK).decode(), json.dumps(want))
     try:
         return json.loads(done.stdout)
@@ -82,6 +82,19 @@ def test_systemd_holds_the_listening_socket(name, compare):
 def test_no_release_is_still_changing_over(name):
     for kind in ("-trial.service", "-next.service"):
         assert unit(name, kind)["ActiveState"] in ("inactive", "failed")
+
+
+def test_services_beside_it_run_the_same_release(name):
+    app, found = declared(name), look(name)
+    assert sorted(found["services"]) == sorted(app["services"])
+    for unit, state in found["services"].items():
+        assert (state["ActiveState"], state["UnitFileState"], state["Restart"]) == (
+            "active",
+            "enabled",
+            "always",
+        ), unit
+        assert state["User"] == app["user"], unit
+        assert state["DJANGO_APP_RELEASE"] == found["release"], unit
 
 
 def test_service_is_its_own_user_in_a_sandbox(name):

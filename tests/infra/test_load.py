@@ -147,9 +147,7 @@ def under_load(request):
     return {
         "server": server,
         "burst": burst,
-        "bound": sum(
-            app["workers"] * (app["pool"]["pool_size"] + app["pool"]["max_overflow"]) for app in apps
-        ),
+        "bound": sum(app["connections"] for app in apps),
         "overflow": any(app["pool"]["max_overflow"] for app in apps),
         "sessions": [int(value) for key, value in rows if key == "sessions"],
         "made": [int(value) for key, value in rows if key == "Connections"],

@@ -114,6 +114,9 @@ class Project:
         if self.own:
             # The pool goes to the overlay, as it does for everybody else.
             files.add_tree(self.bundle, "app", [*self.exclude, "djorm_pool", "requirements*"])
+            for name in self.requirements:
+                if (self.bundle / name).is_file():
+                    files[f"app/{name}"] = ((self.bundle / name).read_bytes(), False)
         elif is_url(self.source):
             files.add_archive(self.checked_out(), "app", self.exclude)
         else:
@@ -401,6 +404,7 @@ class ActionModule(ActionBase):
         more = self.environment(args, args["probe"]["deployed"])
         names = (
             "units",
+            "services",
             "socket",
             "health_path",
             "health_timeout",

@@ -54,6 +54,7 @@ options:
   environment: {description: "What the service reads from its environment.", type: dict, default: {}}
   secret_environment: {description: "The same, secret.", type: dict, default: {}}
   units: {description: "Unit files by name.", type: dict, default: {}}
+  services: {description: "Those of them that run beside gunicorn.", type: list, elements: str, default: []}
   ca: {description: "Certificate authority of the database server.", type: str}
   socket: {description: "The service's unix socket.", type: path}
   health_path: {description: "Address that must answer.", type: str}
@@ -700,7 +701,49 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         # The hand-over of a run that was cut off.
         lingering = bool({"active", "activating"} & set(states[2:]))
         needed = bool(changed) or moved or idle_listener or lingering or not self.enabled()
+        needed = needed or bool(self.stale_services())
+        needed = needed or any(self.service_lacks(unit, release) for unit in self.p["services"])
         return before, wanted, changed, serving, moved, idle_listener, needed
+
+    # ---- what runs beside gunicorn: Celery's workers and the like ---------------------------------
+    def stale_services(self):
+        """Units of services that are declared no more."""
+        ours = glob.glob(f"/etc/systemd/system/{self.name}-*.service")
+        return [unit for unit in map(os.path.basename, ours) if unit not in self.p["units"]]
+
+    def service_lacks(self, unit, release):
+        """None where this service runs, is enabled, and was started with this release and configuration."""
+        text = self.systemctl("show", unit, "-p", "ActiveState,SubState,MainPID,UnitFileState").stdout
+        state = dict(line.partition("=")[::2] for line in text.splitlines())
+        if (state.get("ActiveState"), state.get("SubState")) != ("active", "running"):
+            return f"is {state.get('ActiveState')} ({state.get('SubState')})"
+        if state.get("UnitFileState") != "enabled":
+            return "is not enabled"
+        environ = read(f"/proc/{state['MainPID']}/environ") or ""
+        said = dict(item.partition("=")[::2] for item in environ.split("\0"))
+        if (said.get("DJANGO_APP_RELEASE"), said.get("DJANGO_APP_CONFIG")) != (release, self.config()):
+            return "runs another release or configuration"
+        return None
+
+    def move_services(self, release):
+        """They stop before they start again, so that the budget counts them once."""
+        for unit in self.stale_services():
+            self.systemctl("disable", "--now", unit)
+            os.unlink(f"/etc/systemd/system/{unit}")
+            self.systemctl("daemon-reload")
+        for unit in self.p["services"]:
+            if self.service_lacks(unit, release) is None:
+                continue
+            self.systemctl("enable", unit, check=f"{unit} cannot be enabled")
+            self.restarted = True
+            self.systemctl("restart", unit)
+            good_since, deadline = None, time.monotonic() + self.p["health_timeout"]
+            while not good_since or time.monotonic() - good_since < min(3, self.p["settle_seconds"]):
+                problem = self.service_lacks(unit, release)
+                good_since = None if problem else good_since or time.monotonic()
+                if problem and time.monotonic() > deadline:
+                    raise Failure(f"{unit} {problem} with release {release}", self.journal(unit))
+                time.sleep(0.1)
 
     def look(self):
         """Is there anything to hand over? Where there is not, that is a claim; ask the running service."""
@@ -748,6 +791,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
                 if idle_listener:
                     self.systemctl("restart", self.listener, check=f"{self.listener} does not listen")
                 self.clear()
+            self.move_services(release)
         except (Failure, OSError) as problem:
             result["restored"] = self.back(before, changed, wanted, serving)
             raise Failure(f"{problem}; {result['restored']}", getattr(problem, "details", "")) from None
@@ -775,7 +819,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
     def back(self, before, changed, wanted, serving):
         """Everything as it was, and the release that served before in service again."""
         if not before:
-            self.systemctl("stop", self.main, self.listener)
+            self.systemctl("stop", self.main, self.listener, *self.p["services"])
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path("current"))
             return "there was no release before it; the service is stopped"
@@ -788,6 +832,8 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         except OSError as problem:
             return f"the files of release {before} could not be put back: {problem}"
         link(self.path("current"), os.path.join("releases", before))
+        for unit in self.p["services"]:
+            self.systemctl("restart" if f"/etc/systemd/system/{unit}" not in new else "stop", unit)
         if not serving:
             return f"back to release {before}, which was not running"
         if self.restarted:
@@ -847,6 +893,7 @@ def main():
             "environment": {"type": "dict", "default": {}},
             "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "units": {"type": "dict", "default": {}},
+            "services": {"type": "list", "elements": "str", "default": []},
             "ca": text,
             "socket": {"type": "path"},
             "health_path": text,
