@@ -172,8 +172,8 @@ def test_a_full_disk(folder, before, load):
         f"""
         set -e
         rm -rf /root/kept && cp -a {folder} /root/kept
-        pages=$(find /root/kept -type f -size +0 -printf '%s\\n' |
-                awk '{{ n += int(($1 + 4095) / 4096) }} END {{ print n }}')
+        pages=$(find /root/kept -type f -size +0 -printf '%i %s\\n' | sort -u |
+                awk '{{ n += int(($2 + 4095) / 4096) }} END {{ print n }}')
         mount -t tmpfs -o size=$((pages * 4096)),mode=755 tmpfs {folder}
         cp -a /root/kept/. {folder}/
         """,

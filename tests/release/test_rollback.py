@@ -37,7 +37,7 @@ def test_what_is_not_kept_is_refused(before, load):  # noqa: F811
     try:
         run = back()
         assert run.status != 0
-        assert "keeps no release but the one in service" in run.text
+        assert "keeps no release besides the one in service" in run.text
         assert state() == before
     finally:
         for host in fleet.APPLICATIONS:

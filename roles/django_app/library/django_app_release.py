@@ -698,8 +698,9 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         manage_only = set(changed) <= {f"{self.etc}/manage"}
         # Units that no running process reads need no hand-over.
         moved = flip or not serving or not manage_only or self.outdated(release)
-        # The hand-over of a run that was cut off.
+        # The hand-over of a run that was cut off, before its end or before its note that it was done.
         lingering = bool({"active", "activating"} & set(states[2:]))
+        lingering = lingering or not os.path.exists(self.path("releases", release, "activated"))
         needed = bool(changed) or moved or idle_listener or lingering or not self.enabled()
         needed = needed or bool(self.stale_services())
         needed = needed or any(self.service_lacks(unit, release) for unit in self.p["services"])
@@ -795,9 +796,10 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         except (Failure, OSError) as problem:
             result["restored"] = self.back(before, changed, wanted, serving)
             raise Failure(f"{problem}; {result['restored']}", getattr(problem, "details", "")) from None
-        if flip:
-            write(self.path("releases", release, "activated"), "", 0o644)
-            os.utime(self.path("releases", release, "activated"))
+        stamp = self.path("releases", release, "activated")
+        if flip or not os.path.exists(stamp):  # a run may have been cut off after the flip
+            write(stamp, "", 0o644)
+            os.utime(stamp)
             self.prune(release, before)
         return result
 
