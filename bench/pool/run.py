@@ -96,9 +96,25 @@ LOAD = [
     ("p50 ms", "p50_ms", "{:.1f}"),
     ("p99 ms", "p99_ms", "{:.1f}"),
     ("longest ms", "max_ms", "{:.0f}"),
+    ("wait p50 ms", "wait_p50_ms", "{:.1f}"),
+    ("longest wait ms", "wait_max_ms", "{:.0f}"),
     ("errors", "errors", "{:.0f}"),
     ("peak connections", "peak", "{:.0f}"),
 ]
+
+
+class Goals:
+    """What was aimed at, what was measured, and whether that reaches it."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, goal, measured, met):
+        self.rows.append(f"| {what} | {goal} | {measured} | {'met' if met else '**missed**'} |")
+
+    def table(self):
+        head = ["### Against the goals", "", "| work | goal | measured | |", "|---|---|---|---|"]
+        return [*head, *self.rows, ""]
 
 
 def servers_named():
@@ -128,7 +144,7 @@ def main():
     peer = [PEER] if importlib.util.find_spec("dj_db_conn_pool") else []
     base = {"server": where, "server_direct": where, "database": DATABASE}
     n = arguments.rounds
-    out = []
+    out, goals = [], Goals()
 
     stock = ["stock None", "stock age 0", "stock None + health"]
     rows = rounds(
@@ -137,18 +153,29 @@ def main():
         {**base, "requests": 3000 // factor},
         n,
     )
+    ratio = rows["ours auto"]["p50_us"] / rows["stock None"]["p50_us"]
+    goals.add("one thread, auto", "<= 1.08 of stock None", f"{ratio:.2f}", ratio <= 1.08)
     columns = [("p50 us", "p50_us", "{:.0f}"), ("mean us", "mean_us", "{:.0f}")]
     out += table("One thread, SELECT 1 a request", rows, columns, "stock None", "p50_us")
 
     proxy = SlowProxy(where["host"], where["port"], 0.001)
     slow = {**base, "server": {**where, "host": "127.0.0.1", "port": proxy.port}, "requests": 300 // factor}
     rows = rounds(["stock None", *peer, "ours auto"], "one_thread", slow, n)
+    ratio = rows["ours auto"]["p50_us"] / rows["stock None"]["p50_us"]
+    goals.add("1 ms of latency each way", "<= 1.1 of stock None", f"{ratio:.2f}", ratio <= 1.1)
     out += table("The same, 1 ms of latency each way", rows, columns, "stock None", "p50_us")
 
     load = {**base, "threads": 64, "each": 200 // factor}
     rows = rounds(
         ["stock None", *peer, "ours auto", "ours statement"], "many_threads", {**load, "size": 20}, n
     )
+    ours = rows["ours auto"]
+    if peer:
+        ratio = ours["rps"] / rows[PEER]["rps"]
+        goals.add("64 threads, 20 connections", f">= 1.5 of {PEER}", f"{ratio:.2f}", ratio >= 1.5)
+    goals.add("longest wait there", "< 200 ms", f"{ours['wait_max_ms']:.0f} ms", ours["wait_max_ms"] < 200)
+    said = f"{ours['peak']:.0f}, {ours['errors']:.0f}"
+    goals.add("peak, errors there", "20, 0", said, (ours["peak"], ours["errors"]) == (20, 0))
     out += table("64 threads x 200 requests, 20 connections", rows, LOAD, (peer or ["stock None"])[0], "rps")
 
     rows = rounds(
@@ -157,11 +184,18 @@ def main():
         {**load, "each": 100 // factor, "think": 0.005, "size": 5},
         n,
     )
+    ours = rows["ours statement"]
+    ratio = ours["rps"] / rows["stock None"]["rps"]
+    met = ratio >= 0.8 and not ours["errors"]
+    said = f"{ratio:.2f}, {ours['errors']:.0f} errors, peak {ours['peak']:.0f}"
+    goals.add("statement release, 64 threads on 5", ">= 0.8 of stock None on 64, no error", said, met)
     out += table("64 threads, 5 ms of other work a request, 5 connections", rows, LOAD, "stock None", "rps")
 
     rows = rounds(
         [*peer, "ours auto", "ours statement"], "many_threads", {**load, "size": 5, "timeout": 0.05}, n
     )
+    failed = rows["ours auto"]["errors"]
+    goals.add("5 connections, time-out 50 ms", "no error", f"{failed:.0f} errors", not failed)
     out += table("64 threads, 5 connections, time-out 50 ms", rows, LOAD)
 
     rows = rounds(
@@ -169,6 +203,12 @@ def main():
         "many_threads",
         {**base, "threads": 1000 // factor, "each": 10, "size": 20, "limit": 240},
         1,
+    )
+    ours = rows["ours auto"]
+    ratio = ours["wait_max_ms"] / ours["wait_p50_ms"]
+    said = f"{ratio:.1f}, {ours['errors']:.0f} errors"
+    goals.add(
+        "1,000 threads, 20 connections", "longest wait < 3 medians", said, ratio < 3 and not ours["errors"]
     )
     out += table("1,000 threads x 10 requests, 20 connections", rows, LOAD)
 
@@ -198,6 +238,10 @@ def main():
             got = measure(
                 mode, "restart", {**base, "size": 8, "pool": {"connect_retry": 30} if "ours" in mode else {}}
             )
+            if mode != PEER:
+                said = f"{got['errors']} errors, {got['errors_after']} after"
+                met = got["errors"] <= 8 and not got["errors_after"]  # a thread has one statement in flight
+                goals.add("restart under load", "only what is in flight fails, 8 at most", said, met)
             out.append(
                 f"| {mode} | {got['outage_s']:.1f} | {got['requests']} | {got['errors']} "
                 f"| {got['errors_after']} |"
@@ -215,7 +259,7 @@ def main():
         "rounds, medians. `make bench-pool` makes this page.",
         "",
     ]
-    text = "\n".join(head + out)
+    text = "\n".join(head + goals.table() + out)
     print(text)
     if arguments.write:
         path = Path(arguments.write)

@@ -22,7 +22,16 @@ ROWS = [
     ("3.13", "6.1", "2.1"),
     ("3.14", "6.1", "2.1"),
 ]
-PACKAGES = ["mysqlclient", "psycopg[binary]", "pytest", "pytest-timeout", "gunicorn", "prometheus_client"]
+PACKAGES = [
+    "mysqlclient",
+    "psycopg[binary]",
+    "pytest",
+    "pytest-timeout",
+    "gunicorn",
+    "prometheus_client",
+    "celery",
+    "uvicorn",
+]
 
 
 def python(version):
