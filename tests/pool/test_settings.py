@@ -316,3 +316,15 @@ def test_t20_close_pool_in_a_loop_with_borrowers(server):
     connections[alias].close_pool()
     wait_for(lambda: not server.connected())
     assert in_thread(value, alias, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("threads", "release", "expected"), [(9, "request", True), (8, "request", False), (9, "statement", False)]
+)
+def test_many_more_threads_than_connections_is_a_warning(monkeypatch, sqlite, threads, release, expected):
+    from djorm_pool.checks import check_settings
+
+    sqlite.alias(pool={"pool_size": 2, "max_overflow": 0, "release": release})
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--workers 2 --threads={threads}")
+    found = [p for p in check_settings() if p.id == "djorm_pool.W001"]
+    assert bool(found) is expected

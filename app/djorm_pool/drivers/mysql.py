@@ -128,7 +128,7 @@ class MySQLDriver(Driver):
     def server_limits(self, raw: Any) -> dict[str, Any]:
         try:
             raw.query(
-                "SELECT @@session.wait_timeout, @@global.max_connections, @@global.max_user_connections"
+                "SELECT @@session.wait_timeout, @@global.max_connections, @@session.max_user_connections"
             )
             row = raw.store_result().fetch_row(0)[0]
             return {

@@ -48,7 +48,7 @@ class Command(BaseCommand):
         with connection.cursor() as cursor:
             if connection.vendor == "mysql":
                 cursor.execute(
-                    "SELECT @@global.max_connections, @@global.max_user_connections, @@wait_timeout"
+                    "SELECT @@global.max_connections, @@session.max_user_connections, @@wait_timeout"
                 )
                 names = ("max_connections", "max_user_connections", "wait_timeout")
                 found = dict(zip(names, cursor.fetchone(), strict=True))
