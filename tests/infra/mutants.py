@@ -49,7 +49,7 @@ drop_in() {
   systemctl daemon-reload
 }
 # systemd would call it too often
-restart() { systemctl reset-failed "$1"; systemctl restart "$1"; }
+restart() { systemctl reset-failed "$1" 2>&- || true; systemctl restart "$1"; }
 # setting NAME VALUE: one line of the environment file, and a restart
 setting() { edit /etc/$app/environment "s|^$1=.*|$1=\"$2\"|"; restart $app; }
 back() {

@@ -250,6 +250,7 @@ def test_a_full_server_makes_the_borrower_wait(server):
         assert value(alias, "SELECT 1") == 1
         assert time.monotonic() - start > 0.4
         assert pool(alias).counters["connect_errors"] > 1
+        assert pool(alias).limits["max_user_connections"] == 1  # the account's own, not the server's
         # and a second borrower takes over the first one's connection when it comes back
         box = []
         thread = threading.Thread(target=lambda: (box.append(value(alias, "SELECT 2")), close(alias)))
