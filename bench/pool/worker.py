@@ -93,6 +93,7 @@ def many_threads(given):
 
     connections["default"]  # a server has imported its backend before it serves; no connection is opened
     count, each, think = given["threads"], given["each"], given.get("think", 0.0)
+    sql = given.get("sql", "SELECT 1")
     times, waits, errors, lock = [], [], [0], threading.Lock()
     begin = threading.Barrier(count + 1)
 
@@ -102,7 +103,7 @@ def many_threads(given):
         for _ in range(each):
             start = time.perf_counter()
             try:
-                waited.append(request(think))
+                waited.append(request(think, sql))
             except Exception as error:
                 if not isinstance(error, Error) and "sqlalchemy" not in type(error).__module__:
                     raise

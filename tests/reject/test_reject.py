@@ -144,6 +144,21 @@ def test_lower_case_table_names_of_existing_data(inventory):
     refused({"mysql_lower_case_table_names": 0}, inventory, HOST, "lower_case_table_names")
 
 
+def test_no_space_for_the_data_directory(inventory):
+    free = int(on_host("df --output=avail -B1 /var/lib/mysql").split()[-1])
+    refused(
+        {"mysql_innodb_log_file_size": free + 2**30},
+        inventory,
+        HOST,
+        "mysql_datadir=/var/lib/mysql",
+        "MiB are free on",
+    )
+
+
+def test_another_data_directory_under_a_server_that_has_data(inventory):
+    refused({"mysql_datadir": "/srv/elsewhere"}, inventory, HOST, "mysql_datadir=/srv/elsewhere", "cp -a")
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

@@ -159,6 +159,16 @@ class Job:
                         "dump, make a new data directory and load"
                     )
 
+    def check_datadir(self):
+        """A new, empty data directory under a server that serves would look like the loss of all data."""
+        wanted = self.wanted["datadir"]
+        have = os.path.normpath(self.live["datadir"]) if self.live else wanted
+        if self.before and have != os.path.normpath(wanted) and not self.initialised:
+            raise Refusal(
+                f"mysql_datadir={wanted}: the server's data is in {have}, and {wanted} has none; mend: set "
+                f"mysql_datadir: {have}, or stop the server, copy the data (cp -a {have} {wanted}), and run this again"
+            )
+
     def check_shadows(self):
         """A later file, SET PERSIST or the command line that sets one of ours to something else."""
         wanted = self.wanted
@@ -678,6 +688,7 @@ def work(job, module):
     wanted = module.params
     job.look()
     job.check_case()
+    job.check_datadir()
     job.check_shadows()
     if job.differs:
         job.judge()
