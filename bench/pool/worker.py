@@ -53,6 +53,7 @@ def configure(mode, given):
         database["OPTIONS"] = {"pool": {**pool, **given.get("pool", {})}}
     settings.configure(DATABASES={"default": database}, USE_TZ=True, INSTALLED_APPS=[])
     django.setup()
+    import django.core.handlers.wsgi  # every server has it, and its receiver of signals, in each mode
 
 
 def request(think=0.0, sql="SELECT 1"):

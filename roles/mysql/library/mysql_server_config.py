@@ -166,7 +166,8 @@ class Job:
         if self.before and have != os.path.normpath(wanted) and not self.initialised:
             raise Refusal(
                 f"mysql_datadir={wanted}: the server's data is in {have}, and {wanted} has none; mend: set "
-                f"mysql_datadir: {have}, or stop the server, copy the data (cp -a {have} {wanted}), and run this again"
+                f"mysql_datadir: {have}, or stop the server, copy the data (cp -a {have} {wanted}), "
+                "run it again"
             )
 
     def check_shadows(self):
