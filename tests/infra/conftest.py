@@ -4,12 +4,18 @@ import os
 
 import pytest
 import table
+from declared import STARTS
 
 ROWS = pytest.StashKey[list]()
 
 
 def pytest_configure(config):
     config.stash[ROWS] = []
+
+
+def pytest_collection_finish(session):
+    for start in STARTS:
+        start()
 
 
 @pytest.fixture

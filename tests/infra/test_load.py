@@ -17,7 +17,7 @@ import uuid
 import pytest
 from declared import connect, load, names_in
 
-SECONDS = float(os.environ.get("LOAD_SECONDS", "1.2"))
+SECONDS = float(os.environ.get("LOAD_SECONDS", "0.8"))
 CLIENTS = int(os.environ.get("LOAD_CLIENTS", "24"))
 # Sessions besides the site's that may come and go meanwhile: ours, the monitor's, an administrator's.
 OTHERS = 5
@@ -107,11 +107,14 @@ class Load:
             thread.join()
 
 
-# One session that watches: counters before, the site's sessions twenty times a second, counters after.
+COUNT = """
+client=$(command -v mariadb || command -v mysql)
+$client --no-defaults --user=root --socket={socket} -BN -e "SHOW GLOBAL STATUS LIKE 'Connections'"
+"""
+# One session that watches: the site's sessions twenty times a second, then the counter again.
 WATCH = """
 client=$(command -v mariadb || command -v mysql)
-{{ echo "SHOW GLOBAL STATUS LIKE 'Connections';"
-  for i in $(seq {samples}); do
+{{ for i in $(seq {samples}); do
     echo "SELECT 'sessions', COUNT(*) FROM information_schema.processlist WHERE user = '{user}';"
     echo "DO SLEEP(0.05);"
   done
@@ -134,16 +137,14 @@ def under_load(request):
     socket = load()["hosts"][server]["mysql"]["socket"]
     source = f"proof {uuid.uuid4().hex[:12]}"
     burst = Load(proxies(server), source)
-    watch = WATCH.format(samples=int((SECONDS + 0.4) / 0.05), user=apps[0]["database_user"], socket=socket)
-    seen: list = []
+    watch = WATCH.format(samples=int((SECONDS + 0.1) / 0.05), user=apps[0]["database_user"], socket=socket)
+    seen = [host.run(COUNT.format(socket=socket))]
     watcher = threading.Thread(target=lambda: seen.append(host.run(watch)))
     watcher.start()
-    # The watcher's first count must come before the first request.
-    time.sleep(0.3)
     burst.run()
     watcher.join()
     tidy = host.run(TIDY.format(source=source, socket=socket, database=apps[0]["database_name"]))
-    rows = [line.split("\t") for line in seen[0].stdout.splitlines()]
+    rows = [line.split("\t") for run in seen for line in run.stdout.splitlines()]
     return {
         "server": server,
         "burst": burst,
@@ -152,7 +153,7 @@ def under_load(request):
         "sessions": [int(value) for key, value in rows if key == "sessions"],
         "made": [int(value) for key, value in rows if key == "Connections"],
         "rows": tidy.stdout.strip(),
-        "err": seen[0].stderr + tidy.stderr,
+        "err": "".join(run.stderr for run in (*seen, tidy)),
     }
 
 
