@@ -35,6 +35,13 @@ plan: setup ## the connection budget and the parameters, no host touched; INVENT
 rollback: setup ## back to the release before, or to one that is kept: RELEASE=ID; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/rollback.yml $(if $(RELEASE),-e rollback_release=$(RELEASE))
 
+backup: setup ## a backup of every server that has backup_repository, and its proof, now; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/backup.yml
+
+restore: setup ## TO="2026-11-22 10:00:00" (UTC); OVERWRITE=yes puts a live database aside; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/restore.yml $(if $(TO),-e restore_to="'$(TO)'") \
+	  $(if $(filter yes,$(OVERWRITE)),-e restore_overwrite=true)
+
 verify: setup ## compare what runs with what is declared, read-only: a table, not 0 where it differs; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml
 
@@ -68,4 +75,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback verify test test-fast test-long chaos-release bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos-release bench-deploy bench-plan bench-pool conformance lock clean

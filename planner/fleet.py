@@ -46,6 +46,9 @@ FALLBACK = {
     "budget_host_memory": "",
     "budget_disk": "",
     "budget_write_rate": "10K",
+    "backup_repository": "",
+    "backup_memory": "768M",
+    "backup_proof_max_age": 50,
 }
 WEB_MEMORY = 64 * units.MIB
 STOP_MARGIN = 10  # seconds between gunicorn's graceful time and the unit's TimeoutStopSec
@@ -677,8 +680,12 @@ class Fleet:
             others += self.applications[host.name].memory_taken
         if host.name in self.groups["web"]:
             others += WEB_MEMORY
+        backed_up = self.backed_up(host)
+        if backed_up:
+            others += host.bytes("backup_memory") or 0
         result = {
             "name": host.name,
+            "binary_log": backed_up,
             "connections": total,
             "listen": bool(away),
             "listen_for": away[:5],
@@ -695,6 +702,9 @@ class Fleet:
         if host.number("mysql_admin_connections") > 1:
             result["extra_max_connections"] = host.number("mysql_admin_connections")
         return result
+
+    def backed_up(self, host):
+        return host.truth("mysql_manage") and bool(str(host.get("backup_repository") or "").strip())
 
     def candidates(self, host):
         """[(flavor, version, assumed)]: one where it is known, two where a plan on paper cannot know."""
@@ -734,6 +744,7 @@ class Fleet:
             "address": host.address("mysql"),
             "port": host.number("mysql_port") or 3306,
             "assumed": assumed,
+            "backup": {"max_age_hours": host.number("backup_proof_max_age")} if self.backed_up(host) else {},
         }
         if resolved:
             plan["resolved"] = resolved
@@ -960,7 +971,9 @@ class Fleet:
         extra = host.explicit("mysql_extra_settings")
         extra = extra if hasattr(extra, "get") else {}
         named = {str(key).replace("-", "_") for key in extra}
-        logging = "log_bin" in named or (flavor == "mysql" and "skip_log_bin" not in named)
+        logging = (
+            self.backed_up(host) or "log_bin" in named or (flavor == "mysql" and "skip_log_bin" not in named)
+        )
         days = values.get("expire_logs_days")
         seconds = values.get("binlog_expire_logs_seconds", 0) if days is None else days * 86400
         rate = host.bytes("budget_write_rate") or 0
@@ -1059,6 +1072,7 @@ class Fleet:
             "errors": self.errors,
             "warnings": list(dict.fromkeys(self.warnings)),
             "servers": plans,
+            "backed_up": [name for name, plan in plans.items() if plan["backup"]],
             "applications": applications,
             "web": {
                 name: {"read_timeout": self.hosts[name].number("web_read_timeout")}

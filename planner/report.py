@@ -119,7 +119,9 @@ def parameters(server):
         )
         parts.append(row("each connection", f"x {memory['connections']}", units.human(memory["each_bytes"])))
         if memory["others_bytes"]:
-            parts.append(row("application and web on this host", "", units.human(memory["others_bytes"])))
+            parts.append(
+                row("application, web and backups on this host", "", units.human(memory["others_bytes"]))
+            )
         room = memory["room_bytes"]
         of = (
             f"of {units.human(room)} ({memory['share']:.0%} of {units.human(memory['memory_bytes'])})"
@@ -132,6 +134,8 @@ def parameters(server):
             parts.append(
                 row("if others filled max_connections", "the accounts' limits prevent it", units.human(full))
             )
+    backups = "on" if server.get("backup") else "off (backup_repository is not set)"
+    parts += ["", f"  backups: {backups}"]
     files = resolved["limits"]
     hard = f"hard limit {files['hard']}" if files.get("hard") else "hard limit seen on the host"
     parts += ["", "  open files", row("LimitNOFILE", hard, files["nofile"])]

@@ -15,15 +15,16 @@ from planner import catalogue
 from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
-PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "sandbox_")
+PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "backup_", "sandbox_")
 # Made up of the accounts' names, so no spec can list them; and what our own roles find out in a run.
 PATTERNS = (
     re.compile(r"^mysql_[a-z0-9_]+_password$"),
-    re.compile(r"^(budget|mysql|django_app|web)_(plan|declared|resolved|shown)$"),
+    re.compile(r"^(budget|mysql|django_app|web|backup)_(plan|declared|resolved|shown)$"),
 )
 SECRETS = (
     *(f"mysql_{account}_password" for account in ("app", "migrate", "monitor", "root", "backup")),
     "django_app_secret_key",
+    "backup_password",
 )
 
 CONNECTIONS = {"type": "int", "minimum": 0}
@@ -105,8 +106,11 @@ MINIMA = {
     "budget_slack_percent": 0,
     "budget_nofile_hard": 1024,
     "budget_cpus": 1,
+    "backup_keep_daily": 1,
+    "backup_keep_weekly": 0,
+    "backup_proof_max_age": 1,
 }
-SIZES = ("budget_host_memory", "budget_worker_memory", "budget_write_rate", "budget_disk")
+SIZES = ("budget_host_memory", "budget_worker_memory", "budget_write_rate", "budget_disk", "backup_memory")
 
 
 @lru_cache(maxsize=4)

@@ -712,7 +712,7 @@ class Resolver:
     def extra(self):
         given = self.user.get("mysql_extra_settings")
         if given is None:
-            return []
+            given = {}
         if not isinstance(given, dict):
             self.refuse(
                 "mysql_extra_settings",
@@ -776,7 +776,40 @@ class Resolver:
                     "article": None,
                 }
             )
-        return rows
+        return rows + self.binary_log({row["name"]: row["value"] for row in rows})
+
+    def binary_log(self, given):
+        """Backups restore to any second from the binary log; MySQL keeps one unless told not to."""
+        if not self.demand.get("binary_log"):
+            return []
+        for name, value in given.items():
+            off = name == "log_bin" and str(value).lower() in ("0", "off", "false", "no")
+            if off or name in ("skip_log_bin", "disable_log_bin"):
+                self.refuse(
+                    "mysql_extra_settings",
+                    name,
+                    "backups need the binary log (backup_repository is set)",
+                    f"remove {name} from mysql_extra_settings",
+                )
+        if self.flavor == "mysql" or "log_bin" in given:
+            return []
+        return [
+            {
+                "name": "log_bin",
+                "variable": None,
+                "value": "binlog",
+                "file_value": "binlog",
+                "origin": "derived",
+                "reason": "backups restore to any second from the binary log",
+                "dynamic": False,
+                "compare": "unreadable",
+                "role_variable": "mysql_extra_settings",
+                "section": "mysqld",
+                "group": "extra",
+                "kind": "extra",
+                "article": None,
+            }
+        ]
 
     def result(self, extra):
         rows = []

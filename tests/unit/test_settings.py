@@ -378,3 +378,19 @@ def test_mariadb_keeps_no_more_threads_than_connections():
     assert next(row for row in kept["settings"] if row["name"] == "thread_cache_size")["value"] == 300
     with pytest.raises(PlanError, match=r"mysql_thread_cache_size=300.*set mysql_thread_cache_size to 250"):
         resolve({"mysql_max_connections": 250, "mysql_thread_cache_size": 300}, "mariadb", "10.11.18")
+
+
+# --- backups
+def test_backups_turn_mariadbs_binary_log_on_and_leave_mysqls():
+    for flavor, version, rows in (("mariadb", "11.8.6", ["binlog"]), ("mysql", "9.7.4", [])):
+        plan = resolve({}, flavor, version, {}, {"binary_log": True})
+        assert [row["file_value"] for row in plan["settings"] if row["name"] == "log_bin"] == rows
+        plan = resolve({}, flavor, version, {}, {})
+        assert not [row for row in plan["settings"] if row["name"] == "log_bin"]
+
+
+@pytest.mark.parametrize("extra", [{"skip_log_bin": None}, {"log_bin": False}, {"log-bin": "OFF"}])
+def test_backups_without_a_binary_log_are_refused(extra):
+    with pytest.raises(PlanError) as caught:
+        resolve({"mysql_extra_settings": extra}, "mysql", "9.7.4", {}, {"binary_log": True})
+    assert "backups need the binary log" in str(caught.value)

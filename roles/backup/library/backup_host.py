@@ -1,0 +1,171 @@
+#!/usr/bin/python
+"""Backups of a host in service: packages, program, secrets, timers, a first copy and its proof."""
+
+import os
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: backup_host
+short_description: Puts the backups of a database host in service
+description:
+  - Places what differs, lets C(db-backup setup) make the account and the repository, and takes and proves a
+    first backup where none is proven yet. Nothing secret is returned or on a command line.
+options:
+  program: {description: The text of db-backup., type: str, required: true}
+  files: {description: Files for root alone and their texts., type: dict, required: true}
+  packages: {description: Packages it needs., type: list, elements: str, required: true}
+  units: {description: Verbs with what they are about and when., type: dict, required: true}
+  memory: {description: What a unit may take at most., type: str, required: true}
+author: [the project]
+"""
+EXAMPLES = "# see roles/backup/tasks/main.yml\n"
+RETURN = """
+ok: {description: whether backups are in service, type: bool, returned: always}
+trouble: {description: what went wrong, type: str, returned: always}
+"""
+
+PROGRAM = "/usr/local/sbin/db-backup"
+SERVICE = """# Ansible managed: roles/backup
+[Unit]
+Description={about}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart={program} {verb}
+MemoryMax={memory}
+Nice=10
+IOSchedulingClass=idle
+PrivateTmp=yes
+NoNewPrivileges=yes
+ProtectHome=yes
+"""
+TIMER = """# Ansible managed: roles/backup
+[Unit]
+Description={about}
+
+[Timer]
+OnCalendar={at}
+Persistent=yes
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+class Trouble(Exception):
+    """One message."""
+
+
+def run(*words):
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def must(*words):
+    status, out, wrong = run(*words)
+    if status != 0:
+        raise Trouble(wrong.splitlines()[-1] if wrong else f"{' '.join(words)} ended with {status}")
+    return out
+
+
+def text_of(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def place(path, text, mode):
+    if text_of(path) == text and os.stat(path).st_mode & 0o777 == mode:
+        return False
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    scratch = f"{path}.new"
+    with os.fdopen(
+        os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
+    ) as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    os.replace(scratch, path)
+    return True
+
+
+def missing(packages):
+    _, out, _ = run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Abbrev}\\n", *packages)
+    there = {line.split()[0] for line in out.splitlines() if line.split()[1:] == ["ii"]}
+    return [name for name in packages if name not in there]
+
+
+def apply(wanted):
+    done = []
+    absent = missing(wanted["packages"])
+    if absent:
+        os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+        run("apt-get", "update", "-qq")
+        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
+        must(*install, "-o", "DPkg::Lock::Timeout=120", *absent)
+        done.append("packages")
+    folder = "/etc/db-backup"
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.chmod(folder, 0o700)
+    places = [(PROGRAM, wanted["program"], 0o755)]
+    places += [(path, text, 0o600) for path, text in wanted["files"].items()]
+    units = []
+    for verb, unit in wanted["units"].items():
+        name = f"/etc/systemd/system/db-backup-{verb}"
+        values = {**unit, "verb": verb, "memory": wanted["memory"], "program": PROGRAM}
+        units.append((f"{name}.service", SERVICE.format(**values), 0o644))
+        units.append((f"{name}.timer", TIMER.format(**values), 0o644))
+    done += [path for path, text, mode in places if place(path, text, mode)]
+    changed = [path for path, text, mode in units if place(path, text, mode)]
+    done += changed
+    if changed:
+        must("systemctl", "daemon-reload")
+    if done:
+        must(PROGRAM, "setup")
+    first = '"proven"' not in (text_of("/var/lib/db-backup/proof.json") or "")
+    if first:
+        for verb in ("take", "prove"):
+            status, _, _ = run("systemctl", "start", f"db-backup-{verb}.service")
+            if status != 0:
+                unit = f"db-backup-{verb}.service"
+                _, out, _ = run("journalctl", "-u", unit, "-n", "20", "-o", "cat", "--no-pager")
+                said = [line for line in out.splitlines() if line.startswith(os.uname().nodename + ":")]
+                raise Trouble(said[-1] if said else f"db-backup {verb} failed; see journalctl -u {unit}")
+        done.append("first backup, proven")
+    timers = [f"db-backup-{verb}.timer" for verb in wanted["units"]]
+    if changed or run("systemctl", "is-active", "--quiet", *timers)[0]:
+        must("systemctl", "enable", "--now", *timers)
+        if changed:
+            must("systemctl", "restart", *timers)
+        done.append("timers")
+    return done
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "program": {"type": "str", "required": True},
+            "files": {"type": "dict", "required": True, "no_log": True},
+            "packages": {"type": "list", "elements": "str", "required": True},
+            "units": {"type": "dict", "required": True},
+            "memory": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        absent = missing(module.params["packages"]) or text_of(PROGRAM) != module.params["program"]
+        module.exit_json(changed=bool(absent), ok=True, trouble="")
+    try:
+        done = apply(module.params)
+    except Trouble as trouble:
+        module.exit_json(changed=False, ok=False, trouble=str(trouble))
+    module.exit_json(changed=bool(done), ok=True, trouble="", done=done)
+
+
+if __name__ == "__main__":
+    main()
