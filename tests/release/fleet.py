@@ -78,20 +78,27 @@ def make(number: int, change: Callable[[Path], None] = lambda folder: None) -> N
 class Play:
     """One ansible-playbook, started; events as they happen."""
 
-    def __init__(self, playbook: str, *arguments: str, variables: dict | None = None) -> None:
+    def __init__(
+        self, playbook: str, *arguments: str, variables: dict | None = None, folder: Path = ROOT
+    ) -> None:
         command = ["ansible-playbook", "-i", str(INVENTORY), playbook, *arguments]
         self.events: list[dict] = []
         self.more = threading.Condition()
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [*command, "-e", json.dumps(variables or {})],
-            cwd=ROOT,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env=os.environ | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl", "ANSIBLE_NOCOLOR": "1"},
+            env=os.environ
+            | {
+                "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+                "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
+                "ANSIBLE_NOCOLOR": "1",
+            },
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
