@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from planner import catalogue, errors, fleet, schema, settings  # noqa: E402
+from planner import catalogue, cluster, errors, fleet, schema, settings  # noqa: E402
 
 NAMES = (*catalogue.BY_VARIABLE, "mysql_extra_settings", "mysql_fit", "mysql_profile")
 READ_ALSO = ("ansible_host",)
@@ -131,4 +131,8 @@ def fleet_plan(hostvars, database, application, web=(), defaults=None):
 
 class FilterModule:
     def filters(self):
-        return {"fleet_plan": fleet_plan, "mysql_settings": mysql_settings}
+        return {
+            "fleet_plan": fleet_plan,
+            "mysql_settings": mysql_settings,
+            "cluster_decision": cluster.decide,
+        }

@@ -11,7 +11,7 @@ a server       the sum of all accounts' limits + monitoring + backup + replicati
 
 import re
 
-from planner import catalogue, schema, settings, units, versions
+from planner import catalogue, cluster, schema, settings, units, versions
 from planner.errors import PlanError, problem
 
 MAX_CONNECTIONS = 100000
@@ -50,6 +50,7 @@ FALLBACK = {
     "backup_memory": "768M",
     "backup_proof_max_age": 50,
 }
+PROXY_PORT = 3316
 WEB_MEMORY = 64 * units.MIB
 STOP_MARGIN = 10  # seconds between gunicorn's graceful time and the unit's TimeoutStopSec
 
@@ -132,8 +133,9 @@ class Host:
 class Application:
     """One application host and what it may open."""
 
-    def __init__(self, host, server):
-        self.host, self.server = host, server
+    def __init__(self, host, server, proxied=False):
+        # proxied: the server is a cluster, reached by the proxy on the application's own host
+        self.host, self.server, self.proxied = host, server, proxied
         self.name = host.name
         self.workers = host.number("django_app_workers")
         self.threads = host.number("django_app_threads")
@@ -149,7 +151,7 @@ class Application:
 
     @property
     def same_host(self):
-        return self.server is not None and self.server.name == self.name
+        return self.server is not None and self.server.name == self.name and not self.proxied
 
     def services(self, pool_size=None):
         """Rows of the sum: gunicorn first, then what django_app_services lists."""
@@ -250,6 +252,7 @@ class Fleet:
     def run(self):
         self.read_groups()
         self.check_types()
+        self.read_cluster()
         self.read_applications()
         for application in self.applications.values():
             self.check_pool(application)
@@ -302,13 +305,20 @@ class Fleet:
                     {"budget_memory_share": 0.8},
                 )
 
+    def read_cluster(self):
+        self.cluster = cluster.Cluster(self)
+        self.cluster.check()
+        everybody = []  # any node may have to serve all of them
+        for node in self.cluster.nodes:
+            self.servers[node.name] = everybody
+
     def server_of(self, host):
-        """The database host that an application host uses."""
+        """The database host that an application host uses; of a cluster, the node that stands for all."""
         chosen = host.explicit("budget_server")
         names = list(self.servers)
         if chosen is not None:
             if chosen in self.servers:
-                return self.hosts[chosen]
+                return self.cluster.leader if self.cluster.holds(chosen) else self.hosts[chosen]
             better = schema.difflib.get_close_matches(str(chosen), names, n=1) or names[:1] or [None]
             self.refuse(
                 host.name,
@@ -319,6 +329,8 @@ class Fleet:
                 {"budget_server": better[0]},
             )
             return None
+        if self.cluster:
+            return self.cluster.leader
         if host.name in self.servers:
             return host
         if len(names) == 1:
@@ -337,7 +349,7 @@ class Fleet:
     def read_applications(self):
         for name in self.groups["application"]:
             host = self.hosts[name]
-            application = Application(host, self.server_of(host))
+            application = Application(host, self.server_of(host), bool(self.cluster))
             self.applications[name] = application
             if application.server:
                 self.servers[application.server.name].append(application)
@@ -437,7 +449,7 @@ class Fleet:
     def check_address(self, application):
         """The application must knock where the server listens."""
         host, server = application.host, application.server
-        if server is None or host.explicit("django_app_database_host"):
+        if server is None or application.proxied or host.explicit("django_app_database_host"):
             return
         listens, knocks = str(server.get("mysql_socket") or SOCKET), host.get("django_app_database_socket")
         knocks = str(knocks or SOCKET)
@@ -573,6 +585,10 @@ class Fleet:
                 "connections": host.number("budget_backup_connections"),
             },
         ]
+        if self.cluster:
+            rows.append(
+                {"who": "nodes that join", "sum": self.cluster.kind, "connections": cluster.JOIN_CONNECTIONS}
+            )
         replication = host.number("budget_replication_connections")
         if replication:
             rows.append(
@@ -683,11 +699,13 @@ class Fleet:
         backed_up = self.backed_up(host)
         if backed_up:
             others += host.bytes("backup_memory") or 0
+        if self.cluster:
+            others += cluster.cache(host)
         result = {
             "name": host.name,
             "binary_log": backed_up,
             "connections": total,
-            "listen": bool(away),
+            "listen": bool(away) or bool(self.cluster),
             "listen_for": away[:5],
             "memory_others": others,
             "memory_share": _share(host),
@@ -710,6 +728,8 @@ class Fleet:
         """[(flavor, version, assumed)]: one where it is known, two where a plan on paper cannot know."""
         wish = str(host.get("mysql_flavor") or "auto").lower()
         flavor, version = versions.from_facts(host.facts)
+        if self.cluster and wish == "auto":
+            wish = cluster.FLAVOR[self.cluster.kind]
         if wish in versions.FLAVORS:
             if wish == flavor:
                 return [(flavor, version, False)]
@@ -737,6 +757,8 @@ class Fleet:
             "max_connections_origin": host.origin("mysql_max_connections")
             if explicit is not None
             else ("article" if managed else "assumed"),
+            # a node restarts when its turn comes, not with the others
+            "cluster": bool(self.cluster),
             "demand": demand,
             "connections": rows,
             "connections_total": total,
@@ -981,7 +1003,8 @@ class Fleet:
         # A log is purged only once a later one is begun, so one more than the time asks for is there.
         binlogs = units.up_to(seconds * rate, size) + size if logging and size else 0
         temporary = units.GIB
-        need = redo + binlogs + temporary
+        kept = cluster.cache(host) if self.cluster else 0
+        need = redo + binlogs + temporary + kept
         room = host.bytes("budget_disk")
         if room and need > room:
             mend = units.written(units.up_to(need, units.GIB))
@@ -990,7 +1013,8 @@ class Fleet:
                 "budget_disk",
                 host.get("budget_disk"),
                 f"redo log, binary logs of {seconds // 86400} days at {units.human(rate)}/s and temporary "
-                f"tables need {units.human(need)}, without the data",
+                f"tables{' and the cluster cache' if kept else ''} need {units.human(need)}, "
+                "without the data",
                 f"give it {mend}, or keep binary logs for fewer days (mysql_expire_logs_days)",
                 {"budget_disk": mend},
             )
@@ -998,6 +1022,7 @@ class Fleet:
             "redo_bytes": redo,
             "binlog_bytes": binlogs,
             "temporary_bytes": temporary,
+            "cluster_bytes": kept,
             "need_bytes": need,
             "room_bytes": room,
         }
@@ -1021,6 +1046,32 @@ class Fleet:
                     {"budget_host_memory": better},
                 )
 
+    @staticmethod
+    def database_host(application):
+        return "127.0.0.1" if application.proxied else application.server.address("mysql")
+
+    @staticmethod
+    def database_port(application):
+        if application.proxied:
+            return application.host.number("mysql_cluster_proxy_port") or PROXY_PORT
+        return (application.server.number("mysql_port") or 3306) if application.server else 3306
+
+    def proxies(self):
+        """What the proxy on an application host may open at one node: what does not fit waits in line."""
+        return (
+            {
+                "proxies": {
+                    name: {
+                        "port": self.database_port(application),
+                        "maxconn": application.limit()["total"] + application.migrate,
+                    }
+                    for name, application in self.applications.items()
+                }
+            }
+            if self.cluster
+            else {}
+        )
+
     # --- what comes out ---------------------------------------------------------------------------------
     def result(self, plans):
         from planner import report
@@ -1043,8 +1094,8 @@ class Fleet:
                 ),
                 "max_user_connections": application.limit()["total"],
                 "longest_request": application.longest_request,
-                "database_host": server.address("mysql") if away else "",
-                "database_port": (server.number("mysql_port") or 3306) if server else 3306,
+                "database_host": self.database_host(application) if away else "",
+                "database_port": self.database_port(application),
                 "database_user": str(server.get("mysql_app_user") or "app") if server else "app",
                 "database_migrate_user": str(server.get("mysql_migrate_user") or "migrate")
                 if server
@@ -1074,6 +1125,7 @@ class Fleet:
             "servers": plans,
             "backed_up": [name for name, plan in plans.items() if plan["backup"]],
             "applications": applications,
+            "cluster": self.cluster.plan() | self.proxies(),
             "web": {
                 name: {"read_timeout": self.hosts[name].number("web_read_timeout")}
                 for name in self.groups["web"]

@@ -46,6 +46,7 @@ OWN = {
     "mysql_address": {"type": "str"},
     "mysql_flavor": {"type": "str", "choices": ["auto", "mysql", "mariadb"]},
     "mysql_manage": {"type": "bool"},
+    "mysql_cluster_size": {"type": "int", "minimum": 1},
     "django_app_address": {"type": "str"},
     "django_app_services": {
         "type": "list",
@@ -110,7 +111,14 @@ MINIMA = {
     "backup_keep_weekly": 0,
     "backup_proof_max_age": 1,
 }
-SIZES = ("budget_host_memory", "budget_worker_memory", "budget_write_rate", "budget_disk", "backup_memory")
+SIZES = (
+    "budget_host_memory",
+    "budget_worker_memory",
+    "budget_write_rate",
+    "budget_disk",
+    "backup_memory",
+    "mysql_cluster_cache_size",
+)
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 from django.db import Error, OperationalError, connections
-from helpers import close, in_thread, pool, run, value, wait_for
+from helpers import DATABASE, close, in_thread, pool, run, value, wait_for
 
 
 def fill(alias, count):
@@ -267,3 +267,38 @@ def test_read_only_after_a_failover(server):
         server.ask("SET GLOBAL read_only = 0")
         close(mine)
         server.ask(f"DROP USER '{user}'@'%'")
+
+
+NOT_READY = "SIGNAL SQLSTATE '08S01' SET MYSQL_ERRNO = 1047, MESSAGE_TEXT = 'WSREP has not yet prepared node'"
+
+
+def test_a_node_without_a_majority_empties_the_pool(server):
+    alias = server.alias(pool={"pool_size": 3})
+    old = set(fill(alias, 3))
+    with pytest.raises(Error) as caught:
+        run(alias, NOT_READY)
+    assert caught.value.args[0] == 1047
+    close(alias)
+    assert value(alias, "SELECT CONNECTION_ID()") not in old
+    wait_for(lambda: not old & set(server.all_ids()))
+    close(alias)
+
+
+def test_a_node_that_is_not_ready_is_waited_for(server):
+    """Connecting gets 1047 until the node is in its cluster again; the borrower only waits."""
+    alias = server.alias(pool={"connect_retry": 10, "timeout": 20}, options={"init_command": "CALL gate()"})
+    server.ask("DROP TABLE IF EXISTS gate_shut", DATABASE)
+    server.ask("CREATE TABLE gate_shut (a INT)", DATABASE)
+    server.ask("INSERT INTO gate_shut VALUES (1)", DATABASE)
+    server.ask("DROP PROCEDURE IF EXISTS gate", DATABASE)
+    server.ask(
+        "CREATE PROCEDURE gate() IF EXISTS (SELECT * FROM gate_shut) THEN " + NOT_READY + "; END IF", DATABASE
+    )
+    opener = threading.Timer(1, server.ask, ("DELETE FROM gate_shut", DATABASE))
+    opener.start()
+    start = time.monotonic()
+    assert value(alias, "SELECT 1") == 1
+    assert time.monotonic() - start > 0.9
+    assert pool(alias).counters["connect_errors"] > 1
+    opener.join()
+    close(alias)

@@ -18,6 +18,16 @@ def _code(error: BaseException) -> int:
     return code if isinstance(code, int) else -1
 
 
+def _not_ready(error: BaseException) -> bool:
+    """A node that is up and does not serve: read-only after a failover, or outside its cluster's majority."""
+    code, text = _code(error), str(error).lower()
+    if code == 1290:
+        return "read-only" in text or "read_only" in text
+    if code == 1180:
+        return "replication" in text
+    return code == 1836 or (code == 1047 and "wsrep" in text)
+
+
 class MySQLDriver(Driver):
     """See Driver. mysqlclient refuses every call, fileno() too, while another thread is in one."""
 
@@ -155,15 +165,13 @@ class MySQLDriver(Driver):
         return 2000 <= code < 3000 or code in _FATAL
 
     def is_failover(self, error: BaseException) -> bool:
-        code = _code(error)
-        text = str(error).lower()
-        return code in (1053, 1836) or (code == 1290 and ("read-only" in text or "read_only" in text))
+        return _code(error) == 1053 or _not_ready(error)
 
     def is_full(self, error: BaseException) -> bool:
         return _code(error) in _FULL
 
     def is_away(self, error: BaseException) -> bool:
-        return _code(error) in _AWAY
+        return _code(error) in _AWAY or _not_ready(error)
 
     def error_args(self, message: str) -> tuple[Any, ...]:
         return (2003, message)  # "cannot connect": code that reads args[0] as a number keeps working

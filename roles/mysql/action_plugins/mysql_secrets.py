@@ -202,6 +202,7 @@ def make_server(authority, authority_key, names):
     signer = serialization.load_pem_private_key(authority_key.encode(), None)
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = []
+    usage = x509.ExtendedKeyUsageOID
     for name in dict.fromkeys(names):
         # An address goes in as a name, too: older client libraries compare names alone.
         alternatives.append(x509.DNSName(name))
@@ -211,7 +212,8 @@ def make_server(authority, authority_key, names):
         _builder(_named(names[0]), issuer.subject, key.public_key(), SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        # A node of a cluster is a client of the other nodes.
+        .add_extension(x509.ExtendedKeyUsage([usage.SERVER_AUTH, usage.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False

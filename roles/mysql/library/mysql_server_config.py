@@ -52,6 +52,7 @@ options:
   directories: {description: Folders that belong to the server., type: list, elements: path}
   tls: {description: Texts of ca, cert and key; empty leaves what is there., type: dict}
   tls_path: {description: Their folder., type: path, default: /etc/mysql/tls}
+  cluster: {description: Is the server meant to be a node of a cluster?, type: bool, default: false}
   restart_policy: {description: What to do when static variables differ., type: str, default: auto,
                    choices: [auto, report, never]}
   start_timeout: {description: Seconds that a start may take., type: int, default: 300}
@@ -183,6 +184,12 @@ class Job:
                 f"'!includedir {os.path.dirname(self.path)}/' to /etc/mysql/my.cnf"
             )
         self.check_limits()
+        for name, value, path, line in found if not wanted["cluster"] else ():
+            if name == "wsrep_on" and matches(True, value):
+                raise Refusal(
+                    f"mysql_topology=standalone: this server is a node of a Galera cluster ({path}:{line}), "
+                    "and a running cluster is not taken apart; mend: set mysql_topology: galera for all nodes"
+                )
         later, ours = {}, False
         for name, value, path, line in found:
             if path == self.path:
@@ -659,6 +666,7 @@ def main():
             "tls_path": {"type": "path", "default": "/etc/mysql/tls"},
             "restart_policy": {"type": "str", "default": "auto", "choices": ["auto", "report", "never"]},
             "start_timeout": {"type": "int", "default": 300},
+            "cluster": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -1,0 +1,241 @@
+"""Several database hosts as one logical server: what is refused, and what a node needs more.
+
+Galera (MariaDB) with one writer, behind a proxy on every application host. After a failover any node is the
+writer, so every node must carry the whole fleet.
+"""
+
+import zlib
+
+from planner import units, versions
+
+TOPOLOGIES = ("standalone", "galera", "group_replication")
+FLAVOR = {"galera": "mariadb", "group_replication": "mysql"}
+# Made by roles/mysql_cluster; more is refused until it is.
+DEPLOYED = ("galera",)
+# A joining node asks one of the others for a copy of its data.
+JOIN_CONNECTIONS = 2
+
+
+def topology(host):
+    word = str(host.get("mysql_topology") or "standalone")
+    return word if word in TOPOLOGIES else "standalone"  # another word was refused already by its type
+
+
+def server_id(host):
+    """The same for a host whatever else is in the inventory."""
+    given = host.explicit("mysql_extra_settings")
+    given = given.get("server_id") if hasattr(given, "get") else None
+    return given if given is not None else zlib.crc32(host.name.encode()) or 1
+
+
+def cache(host):
+    """What a node keeps of the last writes, for a node that was away for a short time."""
+    return host.bytes("mysql_cluster_cache_size") or 128 * units.MIB
+
+
+class Cluster:
+    """The database hosts of one inventory, where they are nodes of a cluster; else it has no nodes."""
+
+    def __init__(self, fleet):
+        self.fleet = fleet
+        self.hosts = [fleet.hosts[name] for name in fleet.groups["database"]]
+        self.kind = next((topology(host) for host in self.hosts if topology(host) != "standalone"), None)
+        self.nodes = [host for host in self.hosts if topology(host) != "standalone"]
+
+    def __bool__(self):
+        return bool(self.nodes)
+
+    @property
+    def leader(self):
+        """The node that stands for all of them, and that writes as long as it can."""
+        return self.nodes[0]
+
+    def holds(self, name):
+        return any(node.name == name for node in self.nodes)
+
+    def check(self):
+        if not self:
+            return
+        for host in self.hosts:
+            if topology(host) != self.kind:
+                self.refuse(
+                    host,
+                    "mysql_topology",
+                    host.get("mysql_topology") or "standalone",
+                    f"{self.leader.name} says {self.kind}; all database hosts are one cluster",
+                    f"set mysql_topology to {self.kind} for the whole group database",
+                    {"mysql_topology": self.kind},
+                )
+        if self.kind not in DEPLOYED:
+            self.refuse(
+                self.leader,
+                "mysql_topology",
+                self.kind,
+                "cannot be deployed yet",
+                "set mysql_topology to galera, on MariaDB",
+                {"mysql_topology": "galera", "mysql_flavor": "mariadb"},
+                every=True,
+            )
+            return
+        self.check_size()
+        self.check_flavors()
+        self.check_server_ids()
+        for host in self.nodes:
+            if not host.truth("mysql_manage"):
+                self.refuse(
+                    host,
+                    "mysql_manage",
+                    False,
+                    f"{self.kind} is made on servers that this inventory manages",
+                    "set mysql_manage to true, or mysql_topology to standalone",
+                    {"mysql_manage": True},
+                )
+
+    def check_size(self):
+        count, said = len(self.nodes), self.leader.explicit("mysql_cluster_size")
+        if said is not None and self.leader.number("mysql_cluster_size") != count:
+            self.refuse(
+                self.leader,
+                "mysql_cluster_size",
+                said,
+                f"the group database has {count} nodes",
+                f"set mysql_cluster_size to {count}, or put the missing hosts into the group",
+                {"mysql_cluster_size": count},
+                every=True,
+            )
+        elif said is None and (count < 3 or count % 2 == 0):
+            what = (
+                "no node can fail: the other one has no majority"
+                if count == 2
+                else "one node is no cluster"
+                if count == 1
+                else f"{count} nodes bear no more losses than {count - 1} do, and can split into halves"
+            )
+            self.refuse(
+                self.leader,
+                "mysql_cluster_size",
+                None,
+                what,
+                f"take {count + 1 + count % 2} nodes, or say that it is meant: "
+                f"set mysql_cluster_size to {count}",
+                {"mysql_cluster_size": count},
+                every=True,
+            )
+
+    def check_flavors(self):
+        wanted, first = FLAVOR[self.kind], None
+        for host in self.nodes:
+            flavor, version = versions.from_facts(host.facts)
+            wish = str(host.get("mysql_flavor") or "auto").lower()
+            has = wish if wish in versions.FLAVORS else flavor
+            if has and has != wanted:
+                by_word = wish in versions.FLAVORS
+                self.refuse(
+                    host,
+                    "mysql_flavor" if by_word else "mysql_topology",
+                    wish if by_word else self.kind,
+                    f"{self.kind} is made of {versions.NAMES[wanted]}, and this is {versions.NAMES[has]}",
+                    f"set mysql_flavor to {wanted}" if by_word else "take hosts whose distribution has it",
+                    {"mysql_flavor": wanted},
+                )
+            elif flavor == wanted:
+                first = first or (host, version)
+                if version != first[1]:
+                    self.refuse(
+                        host,
+                        "mysql_topology",
+                        self.kind,
+                        f"{versions.NAMES[wanted]} {version}, and {first[0].name} has {first[1]}: "
+                        "a cluster's nodes run one version",
+                        f"bring {host.name} and {first[0].name} to one release of the distribution",
+                    )
+
+    def check_server_ids(self):
+        seen = {}
+        for host in self.nodes:
+            number = str(server_id(host))
+            if number in seen:
+                self.refuse(
+                    host,
+                    "mysql_extra_settings",
+                    f"server_id: {number}",
+                    f"{seen[number]} has the same server_id",
+                    "leave server_id out: each node gets one of its own",
+                    {
+                        "mysql_extra_settings": {
+                            key: value
+                            for key, value in (host.explicit("mysql_extra_settings") or {}).items()
+                            if key != "server_id"
+                        }
+                    },
+                )
+            seen.setdefault(number, host.name)
+
+    def refuse(self, host, variable, value, message, mend, set_to=None, every=False):
+        on = [node.name for node in self.nodes] if every else None
+        self.fleet.refuse(host.name, variable, value, message, mend, set_to, on)
+
+    def plan(self):
+        """What roles/mysql_cluster and the proxies need to know of all nodes."""
+        if not self:
+            return {}
+        return {
+            "topology": self.kind,
+            "nodes": [
+                {
+                    "name": host.name,
+                    "address": host.address("mysql"),
+                    "port": host.number("mysql_port") or 3306,
+                    "server_id": int(server_id(host)) if str(server_id(host)).isdigit() else 0,
+                }
+                for host in self.nodes
+            ],
+            "cache_bytes": cache(self.leader),
+        }
+
+
+def decide(states, order):
+    """What happens to a group of nodes, decided once for all of them from what each found about itself.
+
+    {"bootstrap": the node where a cluster begins, or "", "refusal": why nothing may happen, or ""}. A cluster
+    begins only where none is and none ever was; a single server with data begins it and keeps its data.
+    """
+
+    def answer(bootstrap="", refusal=""):
+        return {"bootstrap": bootstrap, "refusal": refusal and f"{refusal}; no node was changed"}
+
+    states = {name: states[name] for name in order if name in states}
+    if missing := [name for name in order if name not in states]:
+        return answer(refusal=f"{', '.join(missing)}: nothing is known; mend: run it for all nodes")
+    members = [name for name, state in states.items() if state["status"] == "Primary"]
+    kinds = {states[name]["uuid"] for name in members}
+    if len(kinds) > 1:
+        return answer(
+            refusal=f"{', '.join(members)} are in {len(kinds)} different clusters; mend: decide "
+            "whose data counts, and empty the others"
+        )
+    foreign = [name for name, state in states.items() if name not in members and state["tables"]]
+    foreign = [name for name in foreign if not states[name]["been"]]
+    if members:
+        others = [
+            name for name, state in states.items() if state["been"] and {state["been"]} != kinds
+        ] + foreign
+        if others:
+            return answer(
+                refusal=f"{', '.join(others)}: has data that is not this cluster's, and joining would "
+                "remove it; mend: take that host out of the group database, or save and empty it"
+            )
+        return answer()
+    been = [name for name, state in states.items() if state["been"]]
+    if been:
+        known = ", ".join(f"{name} seqno {states[name]['seqno'] or 'unknown'}" for name in been)
+        return answer(
+            refusal=f"there was a cluster on these nodes, and none of them serves ({known}); mend: start "
+            "mariadb on all of them at once; where that does not help, begin it on the most advanced one"
+        )
+    if len(foreign) > 1:
+        return answer(
+            refusal=f"{', '.join(foreign)}: each has data of its own, and a cluster keeps one's; mend: save "
+            "and empty all but one"
+        )
+    return answer(bootstrap=(foreign or list(states))[0])
