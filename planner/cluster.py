@@ -81,6 +81,15 @@ class Cluster:
         self.check_flavors()
         self.check_server_ids()
         for host in self.nodes:
+            if self.fleet.backed_up(host):
+                self.refuse(
+                    host,
+                    "backup_repository",
+                    host.get("backup_repository"),
+                    "backups of a cluster are not made yet: its nodes would each copy all",
+                    "leave backup_repository out, and back a cluster up by other means",
+                    {"backup_repository": ""},
+                )
             if not host.truth("mysql_manage"):
                 self.refuse(
                     host,
