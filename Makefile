@@ -54,6 +54,9 @@ test-fast: setup ## lint and unit tests, in seconds
 test-long: setup-sandbox ## what takes longer: everything above, and version matrices, conformance, mutants
 	@tools/run-tests long
 
+bench-restore: setup-sandbox ## seconds to back up, prove and restore 1 GB; writes its table to docs/reliability.md
+	@python bench/restore.py
+
 bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes nothing, on each host
 	@python bench/deploy.py
 
@@ -75,4 +78,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos-release bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean

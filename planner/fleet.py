@@ -52,6 +52,7 @@ FALLBACK = {
 }
 PROXY_PORT = 3316
 WEB_MEMORY = 64 * units.MIB
+BACKUP_CONNECTIONS = 4  # the limit of the account that roles/backup makes
 STOP_MARGIN = 10  # seconds between gunicorn's graceful time and the unit's TimeoutStopSec
 
 
@@ -573,6 +574,7 @@ class Fleet:
     # --- one server -------------------------------------------------------------------------------------
     def fixed_rows(self, host):
         """Everybody but the applications."""
+        backup = host.number("budget_backup_connections")
         rows = [
             {
                 "who": "monitor@localhost",
@@ -582,7 +584,7 @@ class Fleet:
             {
                 "who": "backup",
                 "sum": "budget_backup_connections",
-                "connections": host.number("budget_backup_connections"),
+                "connections": max(backup, BACKUP_CONNECTIONS) if self.backed_up(host) else backup,
             },
         ]
         if self.cluster:

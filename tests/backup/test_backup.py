@@ -19,7 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = ROOT / "molecule" / "backup" / "inventory"
-DATABASE, TARGET = "10.89.77.90", "10.89.77.91"
+ADDRESSES = {"backup1": "10.89.77.90", "backup3": "10.89.77.92"}
+CLIENTS = {"backup1": "mysql", "backup3": "mariadb"}
+DATABASE, TARGET = ADDRESSES["backup1"], "10.89.77.91"
 PROGRAM = "/usr/local/sbin/db-backup"
 FORM = "%Y-%m-%d %H:%M:%S"
 
@@ -35,8 +37,8 @@ def on(address: str, script: str, check: bool = True) -> subprocess.CompletedPro
     return done
 
 
-def sql(statement: str) -> str:
-    return on(DATABASE, f"mysql -BN journal <<'END'\n{statement}\nEND").stdout.strip()
+def sql(statement: str, host: str = "backup1") -> str:
+    return on(ADDRESSES[host], f"{CLIENTS[host]} -BN journal <<'END'\n{statement}\nEND").stdout.strip()
 
 
 def play(playbook: str, **variables) -> tuple[int, str]:
@@ -65,7 +67,8 @@ def state() -> tuple[str, ...]:
 class Load:
     """Writers through the web server; what was acknowledged, and when."""
 
-    def __init__(self, clients: int = 4) -> None:
+    def __init__(self, host: str, clients: int = 4) -> None:
+        self.address = ADDRESSES[host]
         self.acknowledged: dict[str, datetime] = {}
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
@@ -90,7 +93,7 @@ class Load:
         while not self.stop.wait(0.02):
             reference = uuid.uuid4().hex
             body = json.dumps({"text": "row", "source": "backup", "reference": reference})
-            client = http.client.HTTPConnection(DATABASE, timeout=30)
+            client = http.client.HTTPConnection(self.address, timeout=30)
             try:
                 client.request("POST", "/journal/", body, {"Content-Type": "application/json"})
                 if client.getresponse().status in (200, 201):
@@ -101,29 +104,31 @@ class Load:
                 client.close()
 
 
-def test_a_dropped_table_comes_back_to_the_second_before():
-    with Load() as load:
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_a_dropped_table_comes_back_to_the_second_before(host):
+    with Load(host) as load:
         load.wait_for(50)
-        on(DATABASE, "systemctl start db-backup-take")
+        on(ADDRESSES[host], "systemctl start db-backup-take")
         load.wait_for(len(load.acknowledged) + 200)
         dropped = datetime.now(UTC).replace(tzinfo=None)
-        sql("SET SESSION foreign_key_checks = 0; DROP TABLE journal_entry")
+        sql("DROP TABLE journal_entry", host)
     to = dropped.replace(microsecond=0)
-    status, said = play("restore", restore_to=to.strftime(FORM), restore_overwrite=True)
+    status, said = play("restore", restore_host=host, restore_to=to.strftime(FORM), restore_overwrite=True)
     assert status == 0, said[-3000:]
-    there = set(sql("SELECT reference FROM journal_entry WHERE source = 'backup'").split())
+    there = set(sql("SELECT reference FROM journal_entry WHERE source = 'backup'", host).split())
     due = {reference for reference, moment in load.acknowledged.items() if moment < to}
     assert len(due) > 50
     assert due <= there, f"{len(due - there)} of {len(due)} rows are lost"
-    assert on(DATABASE, "ls -d /var/lib/mysql.before-*").stdout.strip(), "the old data were not kept"
-    with Load() as load:  # accounts and the site work again
+    assert on(ADDRESSES[host], "ls -d /var/lib/mysql.before-*").stdout.strip(), "the old data were not kept"
+    with Load(host) as load:  # accounts and the site work again
         load.wait_for(20)
-    assert set(load.acknowledged) <= set(sql("SELECT reference FROM journal_entry").split())
+    assert set(load.acknowledged) <= set(sql("SELECT reference FROM journal_entry", host).split())
 
 
-def test_the_restored_server_is_backed_up_and_proven_again():
-    on(DATABASE, "systemctl start db-backup-prove")
-    proof = json.loads(on(DATABASE, "cat /var/lib/db-backup/proof.json").stdout)
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_the_restored_server_is_backed_up_and_proven_again(host):
+    on(ADDRESSES[host], "systemctl start db-backup-prove")
+    proof = json.loads(on(ADDRESSES[host], "cat /var/lib/db-backup/proof.json").stdout)
     assert "why" not in proof
     assert proof["tables"] >= 11
 
@@ -168,14 +173,15 @@ LATER = (datetime.now(UTC) + timedelta(days=1)).strftime(FORM)
         ({"restore_to": "2001-01-01 00:00:00", "restore_overwrite": True}, "is before the first backup"),
         ({"restore_to": LATER, "restore_overwrite": True}, "is in the future"),
         ({"restore_to": "yesterday", "restore_overwrite": True}, "is no time"),
+        ({"restore_host": ""}, "2 servers have backup_repository"),
         ({}, "holds a database; nothing was changed; mend: -e restore_overwrite=true"),
-        ({"backup_repository": ""}, "0 servers have backup_repository"),
+        ({"backup_repository": "", "restore_host": ""}, "0 servers have backup_repository"),
     ],
-    ids=["before the first", "future", "no time", "live database", "no repository"],
+    ids=["before the first", "future", "no time", "which server", "live database", "no repository"],
 )
 def test_a_restore_is_refused(variables, message):
     before = state()
-    status, said = play("restore", **variables)
+    status, said = play("restore", **{"restore_host": "backup1"} | variables)
     assert status != 0
     assert message in said
     assert state() == before

@@ -36,6 +36,7 @@ LOCK = "/run/db-backup.lock"
 FORM = "%Y-%m-%d %H:%M:%S"
 SYSTEM = "('mysql', 'sys', 'performance_schema', 'information_schema')"
 START_SECONDS = 300
+CONNECTIONS = 4  # mariadb-backup opens three; as planner.fleet.BACKUP_CONNECTIONS
 
 
 class Trouble(Exception):
@@ -416,7 +417,7 @@ class Backup:
             place = "'backup'@'localhost'"
             root.ask(
                 f"CREATE USER IF NOT EXISTS {place};\n"
-                f"ALTER USER {place} {login} WITH MAX_USER_CONNECTIONS 2;\n"
+                f"ALTER USER {place} {login} WITH MAX_USER_CONNECTIONS {CONNECTIONS};\n"
                 f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {place}; GRANT {rights} ON *.* TO {place};"
             )
             if not self.mysql:
