@@ -19,10 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "release"))
 import fleet  # noqa: E402
+import measured  # noqa: E402
 import reference_releases  # noqa: E402
 
-PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- BEGIN measured releases -->", "<!-- END measured releases -->"
 HAND_OVER = "Put the release in service"
 
 
@@ -36,7 +35,7 @@ def release(number: int, migration: bool) -> None:
 def budget() -> int:
     """What the plan says the server's connections come to at most, both generations of workers included."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        run = fleet.Play("playbooks/plan.yml", variables={"budget_report_file": file.name}).finish()
+        run = fleet.play("playbooks/plan.yml", variables={"budget_report_file": file.name}).finish()
         assert run.status == 0, run.text
         return json.loads(Path(file.name).read_text())["servers"][fleet.WEB]["connections_total"]
 
@@ -83,13 +82,6 @@ def page(rows: list[dict], load: fleet.Load, stored: tuple[int, int], peak: int,
     return "\n".join(lines)
 
 
-def write(text: str) -> None:
-    whole = PAGE.read_text()
-    before, _, rest = whole.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
 def sandbox(state: str) -> None:
     command = [
         "ansible-playbook",
@@ -122,7 +114,7 @@ def main() -> int:
             release(base + number, migration=number % 4 == 0)
             rows.append(step(f"release {number}", fleet.deploy(), load))
             if number % 4 == 0:
-                back = fleet.Play("playbooks/rollback.yml").finish()
+                back = fleet.play("playbooks/rollback.yml").finish()
                 rows.append(step(f"rollback {number // 4}", back, load))
     stored = load.stored()
     peak = int(fleet.sql("SHOW GLOBAL STATUS LIKE 'Max_used_connections'").split()[1])
@@ -131,7 +123,7 @@ def main() -> int:
     if not arguments.keep:
         sandbox("absent")
     if arguments.releases == 20:
-        write(text)
+        measured.write("releases", text)
     for failure in load.failures[:20]:
         print(failure)
     return int(bool(load.failures) or stored != (len(load.acknowledged), 0) or peak > bound)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "backup"))
+import measured  # noqa: E402
 import test_backup as scenario  # noqa: E402
 
-PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- BEGIN measured backups -->", "<!-- END measured backups -->"
 ROW = 1000  # bytes of text, in hexadecimal digits: a compressor halves it
 BATCH = 16384
 
@@ -90,9 +89,7 @@ def main() -> int:
     if not arguments.keep:
         play("playbooks/sandbox.yml", "-e", "sandbox_state=absent")
     if arguments.gigabytes == 1:
-        whole = PAGE.read_text()
-        before, _, rest = whole.partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+        measured.write("backups", text)
     return 0
 
 

@@ -37,7 +37,7 @@ def older(tmp_path):
         found.extractall(tmp_path, filter="data")
     shutil.rmtree(fleet.SOURCE, ignore_errors=True)
     shutil.copytree(tmp_path / "app", fleet.SOURCE, ignore=reference_releases.NOT_THEIRS)
-    run = fleet.Play(*fleet.DEPLOY, folder=tmp_path).finish()
+    run = fleet.play(*fleet.DEPLOY, folder=tmp_path).finish()
     assert run.status == 0, run.text[-3000:]
     assert all(deployed(host) for host in fleet.APPLICATIONS)
 

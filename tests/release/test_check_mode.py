@@ -40,7 +40,7 @@ def test_announced_is_done(variables, change):
     assert settled.status == 0, settled.text[-3000:]
     if change:
         change()
-    announced = fleet.Play(*fleet.DEPLOY, "--check", "--diff", variables=variables).finish()
+    announced = fleet.play(*fleet.DEPLOY, "--check", "--diff", variables=variables).finish()
     assert announced.status == 0, announced.text[-3000:]
     done = fleet.deploy(**variables)
     assert done.status == 0, done.text[-3000:]

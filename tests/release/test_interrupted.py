@@ -40,7 +40,7 @@ def converges():
 )
 def test_the_controller_dies(event, task, host, load):  # noqa: F811
     a_release()
-    run = fleet.Play(*fleet.DEPLOY)
+    run = fleet.play(*fleet.DEPLOY)
     there = run.wait_for(
         lambda one: (
             one["_event"] == event
@@ -64,7 +64,7 @@ def test_the_controller_dies(event, task, host, load):  # noqa: F811
 )
 def test_the_work_on_the_host_dies(moment, load):  # noqa: F811
     a_release()
-    run = fleet.Play(*fleet.DEPLOY)
+    run = fleet.play(*fleet.DEPLOY)
     assert run.wait_for(lambda one: "Hand over" in one.get("task", {}).get("name", ""))
     fleet.on(APP1, f"until {moment}; do :; done; kill -9 $(cat /run/django-app-release.lock)")
     assert run.finish().status != 0

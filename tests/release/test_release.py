@@ -144,7 +144,7 @@ def test_a_failure_on_the_second_host_is_told_from_the_first(before, load):
     now = state()
     assert now[APP2] == before[APP2]
     assert now[APP1] != before[APP1]  # it serves the new release; the old code and the new work side by side
-    back = fleet.Play("playbooks/rollback.yml").finish()
+    back = fleet.play("playbooks/rollback.yml").finish()
     assert back.status == 0, back.text[-3000:]
     assert fleet.release_of(APP1) == fleet.release_of(APP2)
 

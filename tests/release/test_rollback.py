@@ -7,7 +7,7 @@ from test_release import APP1, APP2, before, load, next_number, state  # noqa: F
 
 
 def back(release: str = "") -> fleet.Play:
-    return fleet.Play("playbooks/rollback.yml", variables={"rollback_release": release}).finish()
+    return fleet.play("playbooks/rollback.yml", variables={"rollback_release": release}).finish()
 
 
 def test_back_and_forth(before, load):  # noqa: F811
