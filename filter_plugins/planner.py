@@ -77,7 +77,7 @@ class Inventory:
 
     def __init__(self, hostvars, prefixes):
         self.hostvars, self.prefixes = hostvars, tuple(prefixes)
-        self.raw, self.warnings = {}, []
+        self.raw, self.warnings, self.errors = {}, [], []
 
     def host(self, name):
         reader = getattr(self.hostvars, "raw_get", None)
@@ -101,9 +101,22 @@ class Inventory:
     def template(self, name, variable, own):
         try:
             own[variable] = settled(self.hostvars[name][variable])
-        except Exception as error:  # templates fail in many ways; here it only means: not known yet
+        except Exception as error:  # templates fail in many ways; before the facts it means: not known yet
             reason = str(error).splitlines()[0][:100]
-            self.warnings.append(f"{name}: {variable} cannot be computed yet and was not checked ({reason})")
+            if self.raw[name].get("ansible_facts"):
+                self.errors.append(
+                    errors.problem(
+                        name,
+                        variable,
+                        self.raw[name][variable],
+                        f"cannot be computed ({reason}), so what it adds to the sums is not known",
+                        f"give {variable} a value, or a template of this host's own variables and facts",
+                    )
+                )
+            else:
+                self.warnings.append(
+                    f"{name}: {variable} cannot be computed yet and was not checked ({reason})"
+                )
 
     def origin(self, name, variable):
         """'group_vars/app.yml:3' and the like, where Ansible remembers it."""
@@ -126,7 +139,9 @@ def fleet_plan(hostvars, database, application, web=(), defaults=None):
     groups = {"database": list(database), "application": list(application), "web": list(web)}
     names = dict.fromkeys(name for group in groups.values() for name in group)
     hosts = {str(name): inventory.host(name) for name in names}
-    return fleet.plan(hosts, groups, defaults, inventory.origin, checker, inventory.warnings)
+    return fleet.plan(
+        hosts, groups, defaults, inventory.origin, checker, inventory.warnings, inventory.errors
+    )
 
 
 class FilterModule:

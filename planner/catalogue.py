@@ -147,8 +147,9 @@ class Parameter:
             guess = units.suggestion(raw)
             if guess is not None:
                 count = units.size(guess)
-                count = max(count, low or 0) if high is None else min(max(count, low or 0), high)
-                return units.written(count)
+                count = max(count, units.up_to(low or 0, units.KIB))
+                count = count if high is None else min(count, high)
+                return units.written(count // units.KIB * units.KIB)
         if self.type == "choice":
             word = re.sub(r"[\s_]+", "-", str(raw).strip().upper())
             for choice in self.choices:
@@ -160,7 +161,7 @@ class Parameter:
             except ValueError:
                 number = None
             if number is not None:
-                if low is not None and number < low and self.name != "max_connections":
+                if low is not None and number < low and self.name not in ("max_connections", "port"):
                     return low
                 if high is not None and number > high:
                     return high
@@ -174,10 +175,11 @@ def _size(_, raw):
 
 
 def _int(_, raw):
-    if isinstance(raw, bool) or (isinstance(raw, float) and raw != int(raw)):
+    if isinstance(raw, bool) or (isinstance(raw, float) and not raw.is_integer()):
         raise ValueError("is not a whole number")
     word = str(int(raw)) if isinstance(raw, float) else str(raw).strip()
-    if not re.match(r"^[+-]?\d+$", word):
+    # the hosts' own tools read ASCII digits only
+    if not re.match(r"^[+-]?[0-9]+$", word):
         raise ValueError("is not a whole number")
     return int(word)
 

@@ -8,7 +8,7 @@ def shown(variable, value):
     """The value as a person may see it: secrets never, long ones shortened."""
     if any(word in str(variable) for word in SECRET_WORDS):
         return HIDDEN
-    text = str(value)
+    text = str(value).replace("\n", "\\n")
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -9,6 +9,7 @@ a server       the sum of all accounts' limits + monitoring + backup + replicati
                + the administrators' reserve  <=  max_connections
 """
 
+import ipaddress
 import re
 
 from planner import catalogue, cluster, schema, settings, units, versions
@@ -33,6 +34,7 @@ FALLBACK = {
     "django_app_services": [],
     "web_read_timeout": 60,
     "mysql_manage": True,
+    "mysql_fit": True,
     "mysql_flavor": "auto",
     "mysql_other_users": [],
     "budget_memory_share": 0.8,
@@ -50,6 +52,9 @@ FALLBACK = {
     "backup_memory": "768M",
     "backup_proof_max_age": 50,
 }
+# What is asked of a server that others run: where it is, and what it can hold.
+FOREIGN = ("mysql_max_connections", "mysql_wait_timeout", "mysql_port", "mysql_socket")
+NOT_OURS = ("mysql_extra_settings", "mysql_fit", "mysql_profile")
 PROXY_PORT = 3316
 WEB_MEMORY = 64 * units.MIB
 BACKUP_CONNECTIONS = 4  # the limit of the account that roles/backup makes
@@ -125,10 +130,13 @@ class Host:
         return None
 
     def address(self, prefix):
-        for variable in (f"{prefix}_address", "ansible_host"):
-            if self.own.get(variable):
-                return str(self.own[variable])
-        return self.name
+        found = next(
+            (self.own[v] for v in (f"{prefix}_address", "ansible_host") if self.own.get(v)), self.name
+        )
+        try:  # as a server writes it: 2001:DB8:0::1 is 2001:db8::1
+            return str(ipaddress.ip_address(str(found).strip("[]")))
+        except ValueError:
+            return str(found)
 
 
 class Application:
@@ -225,6 +233,13 @@ def _plain(path):
     return path.removeprefix("/var") if path.startswith("/var/run/") else path
 
 
+def _loopback(address):
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
 def _whole(value, other):
     try:
         return other if value is None else schema.typed(value, {"type": "int"})
@@ -233,14 +248,14 @@ def _whole(value, other):
 
 
 class Fleet:
-    def __init__(self, hosts, groups, defaults=None, origin=None, checker=None, warnings=()):
+    def __init__(self, hosts, groups, defaults=None, origin=None, checker=None, warnings=(), errors=()):
         self.checker = checker or schema.Checker()
         known = dict(self.checker.defaults)
         known.update(defaults or {})
         origin = origin or (lambda host, variable: None)
         self.hosts = {name: Host(name, dict(own or {}), known, origin) for name, own in hosts.items()}
         self.groups = {key: list(groups.get(key) or []) for key in ("database", "application", "web")}
-        self.errors, self.warnings = [], list(warnings)
+        self.errors, self.warnings = list(errors), list(warnings)
         self.servers, self.applications, self.web = {}, {}, {}
 
     def refuse(self, host, variable, value, message, mend, set_to=None, on=None):
@@ -259,6 +274,7 @@ class Fleet:
             self.check_pool(application)
             self.check_address(application)
             self.check_timeouts(application)
+        self.check_addresses()
         self.check_web()
         self.check_ports()
         plans = {name: self.plan_server(self.hosts[name]) for name in self.servers}
@@ -273,6 +289,14 @@ class Fleet:
             if len(set(names)) != len(names):
                 self.groups[group] = list(dict.fromkeys(names))
         self.servers = {name: [] for name in self.groups["database"]}
+        if not any(self.groups.values()):
+            self.refuse(
+                "",
+                "groups",
+                "database, application, web",
+                "no host is in any of them, and nothing would be deployed",
+                "put your hosts into these groups, by these names",
+            )
         if self.groups["application"] and not self.servers:
             self.refuse(
                 "",
@@ -284,10 +308,13 @@ class Fleet:
 
     def check_types(self):
         for host in self.hosts.values():
-            for variable in host.own:
+            for variable in list(host.own):
                 if variable == "ansible_facts":
                     continue
-                self.errors += self.checker.check(host.name, str(variable), host.own[variable])
+                found = self.checker.check(host.name, str(variable), host.own[variable])
+                if found:  # said once; from here on its default counts
+                    self.errors += found
+                    del host.own[variable]
         share = [(host, host.explicit("budget_memory_share")) for host in self.hosts.values()]
         for host, value in share:
             if value is None:
@@ -317,15 +344,15 @@ class Fleet:
         """The database host that an application host uses; of a cluster, the node that stands for all."""
         chosen = host.explicit("budget_server")
         names = list(self.servers)
-        if chosen is not None:
+        if chosen is not None and names:
             if chosen in self.servers:
                 return self.cluster.leader if self.cluster.holds(chosen) else self.hosts[chosen]
-            better = schema.difflib.get_close_matches(str(chosen), names, n=1) or names[:1] or [None]
+            better = schema.difflib.get_close_matches(str(chosen), names, n=1) or names[:1]
             self.refuse(
                 host.name,
                 "budget_server",
                 chosen,
-                "is not a database host; there are " + (", ".join(names) or "none"),
+                "is not a database host; there are " + ", ".join(names),
                 f"set budget_server to {better[0]}",
                 {"budget_server": better[0]},
             )
@@ -407,7 +434,7 @@ class Fleet:
         names = [row["what"] for row in application.services()[1:]]
         for position, name in enumerate(names):
             # a part of a unit's name; next and trial are the units of a release that changes over
-            fit = re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) and name not in ("next", "trial")
+            fit = re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name) and name not in ("next", "trial")
             if fit and name not in names[:position]:
                 continue
             fixed = [dict(entry) for entry in host.rows("django_app_services")]
@@ -416,7 +443,8 @@ class Fleet:
                 host.name,
                 "django_app_services",
                 f"name {name}",
-                "names a systemd unit: small letters, digits and dashes, once on a host, not next or trial",
+                "names a systemd unit: small letters, digits and dashes, 64 at most, once on a host, "
+                "not next or trial",
                 f"set it to another, such as {better}",
                 {"django_app_services": fixed},
             )
@@ -476,6 +504,42 @@ class Fleet:
                 f"set django_app_database_port to {there}",
                 {"django_app_database_port": there},
             )
+
+    def check_addresses(self):
+        """Accounts are made, and limits counted, for the address that an application comes from."""
+        for name in self.servers:
+            seen = {}
+            for application in self.servers[name]:
+                if application.same_host:
+                    continue
+                host, address = application.host, application.host.address("django_app")
+                if application.name in seen.values():
+                    continue  # of a cluster, all nodes have the same applications
+                what = None
+                if _loopback(address):
+                    what = f"no server on another host ({name}) sees it come from there"
+                elif address in seen:
+                    what = f"{seen[address]} has the same address, and the server counts both as one account"
+                seen.setdefault(address, application.name)
+                if what:
+                    self.refuse(
+                        host.name,
+                        "django_app_address" if host.explicit("django_app_address") else "ansible_host",
+                        address,
+                        what,
+                        f"set django_app_address to the address that {name} sees this host come from",
+                    )
+                there = application.server.address("mysql")
+                if _loopback(there) and not application.proxied:
+                    server = application.server
+                    self.refuse(
+                        server.name,
+                        "mysql_address" if server.explicit("mysql_address") else "ansible_host",
+                        there,
+                        f"{host.name} cannot reach it there",
+                        f"set mysql_address of {server.name} to the address it has for other hosts",
+                    )
+                    break
 
     def check_timeouts(self, application):
         host, longest = application.host, application.longest_request
@@ -784,49 +848,76 @@ class Fleet:
         return _whole(host.explicit("mysql_max_connections"), catalogue.article_value("max_connections"))
 
     def foreign(self, host, total, explicit):
-        """A server that others run: only its max_connections counts."""
+        """A server that others run: only its max_connections and its wait_timeout count."""
         default = catalogue.server_default("max_connections", "mysql")
         limit = _whole(explicit, default)
         if explicit is None:
             self.warn(
                 host.name, f"mysql_manage is false and mysql_max_connections not given: {default} assumed"
             )
-        if explicit is not None:
+        given = [name for name in (*catalogue.BY_VARIABLE, *NOT_OURS) if host.explicit(name) is not None]
+        wrong = set()
+        for variable in set(given) - set(NOT_OURS):
+            parameter, value = catalogue.BY_VARIABLE[variable], host.explicit(variable)
             try:
-                catalogue.BY_NAME["max_connections"].parse(explicit)
+                parameter.parse(value)
             except ValueError as error:
+                wrong.add(variable)
+                better = total if variable == "mysql_max_connections" else parameter.mend(value)
+                self.refuse(
+                    host.name, variable, value, str(error), f"set {variable} to {better}", {variable: better}
+                )
+        without = [name for name in given if name not in FOREIGN]
+        if without:
+            self.warn(host.name, f"mysql_manage is false, so these change nothing: {', '.join(without)}")
+        if "mysql_max_connections" not in wrong and total > limit:
+            self.too_many(host, limit, total)
+        if "mysql_wait_timeout" not in wrong:
+            self.check_idle(host)
+        return default if "mysql_max_connections" in wrong else limit
+
+    def check_idle(self, host):
+        idle = _whole(host.explicit("mysql_wait_timeout"), catalogue.server_default("wait_timeout", "mysql"))
+        better = max(1, idle - min(settings.WAIT_MARGIN, idle // 2))
+        for application in self.servers[host.name]:
+            if application.recycle < idle:
+                continue
+            if better >= idle:
                 self.refuse(
                     host.name,
-                    "mysql_max_connections",
-                    explicit,
-                    str(error),
-                    f"set mysql_max_connections to {total}",
-                    {"mysql_max_connections": total},
+                    "mysql_wait_timeout",
+                    idle,
+                    "the server closes connections before they can be used again",
+                    "have it raised, to 600 at least",
+                    {"mysql_wait_timeout": 600},
                 )
-                return default
-        if total > limit:
-            self.too_many(host, limit, total)
-        idle = _whole(host.explicit("mysql_wait_timeout"), catalogue.server_default("wait_timeout", "mysql"))
-        for application in self.servers[host.name]:
-            if application.recycle >= idle:
-                better = max(1, idle - min(settings.WAIT_MARGIN, idle // 2))
-                self.refuse(
-                    application.name,
-                    "django_app_pool_recycle",
-                    application.recycle,
-                    f"the server {host.name} closes idle connections after {idle} s (mysql_wait_timeout)",
-                    f"set django_app_pool_recycle to {better}",
-                    {"django_app_pool_recycle": better},
-                )
-        return limit
+                return
+            self.refuse(
+                application.name,
+                "django_app_pool_recycle",
+                application.recycle,
+                f"the server {host.name} closes idle connections after {idle} s (mysql_wait_timeout)",
+                f"set django_app_pool_recycle to {better}",
+                {"django_app_pool_recycle": better},
+            )
 
     def check_users(self, host):
         names = [
             (str(user.get("name")), str(user.get("host", "%"))) for user in host.rows("mysql_other_users")
         ]
-        own = {str(host.get(f"mysql_{role}_user") or role) for role in ("app", "migrate", "monitor")} | {
-            "root"
-        }
+        roles = ("app", "migrate", "monitor", "operator")
+        names_of = {role: str(host.get(f"mysql_{role}_user") or role) for role in roles}
+        for count, role in enumerate(roles):
+            if host.truth("mysql_manage") and names_of[role] in [names_of[other] for other in roles[:count]]:
+                self.refuse(
+                    host.name,
+                    f"mysql_{role}_user",
+                    names_of[role],
+                    "another of our accounts has this name, with rights and a limit of its own",
+                    f"set mysql_{role}_user to {role}_account",
+                    {f"mysql_{role}_user": f"{role}_account"},
+                )
+        own = {*names_of.values(), "root"}
         for name, place in names:
             if name in own:
                 kept = [
@@ -963,9 +1054,9 @@ class Fleet:
                 {"django_app_pool_size": smaller},
                 names,
             )
-        most = self.pool_for(host, MAX_CONNECTIONS)
-        if most and not host.explicit("budget_nofile_hard") and host.truth("mysql_manage"):
-            least = max(1, most // 2)  # half of what a server can have at all leaves room to grow
+        largest = self.pool_for(host, MAX_CONNECTIONS)
+        if largest and not host.explicit("budget_nofile_hard") and host.truth("mysql_manage"):
+            least = max(1, largest // 2)  # half of what a server can have at all leaves room to grow
             need = sum(row["connections"] for row in self.connections(host, least)[0])
             return problem(
                 host.name,
@@ -977,12 +1068,14 @@ class Fleet:
                 {"django_app_pool_size": least, entry["variable"]: need},
                 [*names, host.name],
             )
+        most = max(self.connections(host, 1)[0], key=lambda row: row["connections"])
         return problem(
             host.name,
             entry["variable"],
             entry["value"],
             f"cannot hold the {total} connections of this inventory, even with pools of one connection",
-            "lower django_app_workers, or divide the applications over more servers (budget_server)",
+            f"lower what asks for most ({most['who']}: {most['what'] or most['sum']}, "
+            f"{most['connections']}), or divide the applications over more servers (budget_server)",
         )
 
     def disk(self, host, resolved):
@@ -1008,6 +1101,10 @@ class Fleet:
         kept = cluster.cache(host) if self.cluster else 0
         need = redo + binlogs + temporary + kept
         room = host.bytes("budget_disk")
+        if logging and size and not seconds:
+            self.warn(
+                host.name, "binary logs are kept for ever (mysql_expire_logs_days is 0): no disk holds them"
+            )
         if room and need > room:
             mend = units.written(units.up_to(need, units.GIB))
             self.refuse(
@@ -1146,10 +1243,11 @@ def _share(host):
         return FALLBACK["budget_memory_share"]
 
 
-def plan(hosts, groups, defaults=None, origin=None, checker=None, warnings=()):
+def plan(hosts, groups, defaults=None, origin=None, checker=None, warnings=(), errors=()):
     """The whole fleet's plan; never raises for what an inventory says, but lists it under `errors`.
 
     hosts: {name: that host's variables}; groups: {"database" | "application" | "web": [names]};
-    defaults laid over the roles' own; origin(host, variable): where the inventory sets it.
+    defaults laid over the roles' own; origin(host, variable): where the inventory sets it;
+    warnings, errors: what was found while the inventory was read.
     """
-    return Fleet(hosts, groups, defaults, origin, checker, warnings).run()
+    return Fleet(hosts, groups, defaults, origin, checker, warnings, errors).run()

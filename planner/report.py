@@ -30,9 +30,15 @@ def refusal(plan):
 
 
 def problems(plan):
-    count = len(plan["errors"])
+    alike = {}  # what a group's variable does on each of its hosts is one line
+    for entry in plan["errors"]:
+        what = (entry["variable"], entry["value"], entry["message"], entry["mend"])
+        alike.setdefault(what, []).append(entry)
+    count = len(alike)
     parts = ["", f"REFUSED: {count} problem{'s' if count > 1 else ''}; no host was changed"]
-    parts += [f"  - {line(entry)}" for entry in plan["errors"][:50]]
+    for entries in list(alike.values())[:50]:
+        hosts = several([entry["host"] for entry in entries])
+        parts.append(f"  - {line({**entries[0], 'host': hosts})}")
     if count > 50:
         parts.append(f"  - and {count - 50} more (plan.json has all)")
     return parts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from planner import catalogue
+from planner import catalogue, units
 from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ OWN = {
             "max_overflow": {"type": "int"},
             "aliases": {"type": "int", "minimum": 1},
             "overlap": {"type": "int", "minimum": 1},
-            "memory": {"type": "str"},
+            "memory": {"type": "size"},
         },
     },
     "sandbox_os": {"type": "str", "choices": ["mysql", "debian13", "debian12"]},
@@ -110,7 +110,27 @@ MINIMA = {
     "backup_keep_daily": 1,
     "backup_keep_weekly": 0,
     "backup_proof_max_age": 1,
+    "mysql_admin_connections": 1,
 }
+# And the largest, where more is not what a server or a system can do.
+MAXIMA = {
+    "django_app_pool_recycle": 31536000 - 600,  # wait_timeout is 600 s above it, and a year at most
+    "mysql_admin_connections": 100000,
+    "budget_slack_percent": 1000,
+}
+# Names of accounts: what every server takes, and needs no care in an option file.
+USERS = tuple(f"mysql_{role}_user" for role in ("app", "migrate", "monitor", "operator"))
+USER = re.compile(r"^(?!root$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")
+PORTS = (
+    "mysql_admin_port",
+    "mysql_extra_port",
+    "mysql_cluster_proxy_port",
+    "django_app_database_port",
+    "web_http_port",
+    "web_https_port",
+)
+MINIMA.update(dict.fromkeys(PORTS, 1))
+MAXIMA.update(dict.fromkeys(PORTS, 65535))
 SIZES = (
     "budget_host_memory",
     "budget_worker_memory",
@@ -151,9 +171,11 @@ def load(root=ROOT):
 def merged(name, option):
     """A role's own spec, with the planner's bounds laid over it."""
     result = {**OWN[name], **option}
-    nested = {**(OWN[name].get("options") or {}), **(option.get("options") or {})}
-    if nested:
-        result["options"] = nested
+    bounds, described = OWN[name].get("options") or {}, option.get("options") or {}
+    if bounds or described:
+        result["options"] = {
+            key: {**described.get(key, {}), **bounds.get(key, {})} for key in {**bounds, **described}
+        }
     return result
 
 
@@ -168,9 +190,9 @@ def nearest(name, known):
     if name in catalogue.ALIASES:
         return catalogue.ALIASES[name]
     head = next((prefix for prefix in PREFIXES if name.startswith(prefix)), name[:4])
-    known = [other for other in known if other.startswith(head)]
-    found = difflib.get_close_matches(name, [*known, *SECRETS], n=1, cutoff=0.75)
-    return found[0] if found else None
+    tails = [other[len(head) :] for other in (*known, *SECRETS) if other.startswith(head)]
+    found = difflib.get_close_matches(name[len(head) :], tails, n=1, cutoff=0.7)
+    return head + found[0] if found else None
 
 
 class Checker:
@@ -217,20 +239,21 @@ class Checker:
             least = option.get("minimum", MINIMA.get(name))
             if least is not None and parsed < least:
                 raise ValueError(f"is below the smallest value, {least}")
+            if parsed is not None and name in MAXIMA and parsed > MAXIMA[name]:
+                raise ValueError(f"is above the largest value, {MAXIMA[name]}")
             if name in SIZES and value not in ("", 0):
-                from planner import units
-
                 units.size(value)
+            if name in USERS and not USER.match(str(value)):
+                raise ValueError("is not a name for an account: letters, digits, _ . -, 32 at most, not root")
         except ValueError as error:
             mend, change = self.mend(name, value, option, default)
             return [problem("", name, value, str(error), mend, change)]
         return []
 
     def mend(self, name, value, option, default):
-        from planner import units
-
-        if name in SIZES:
-            better = units.suggestion(value) or default or "1G"
+        better = units.suggestion(value) if name in SIZES else None
+        if better:
+            pass
         elif default not in (None, "") and fine(default, option):
             better = default
         elif option.get("choices"):
@@ -239,7 +262,8 @@ class Checker:
             )
             better = found[0] if found else option["choices"][0]
         else:
-            return f"give {name} a value of type {option.get('type', 'str')}, or remove it", {name: None}
+            kind = "size, as 4G" if name in SIZES else option.get("type", "str")
+            return f"give {name} a value of type {kind}, or remove it", {name: None}
         return f"set {name} to {better}", {name: better}
 
 
@@ -317,6 +341,7 @@ READERS = {
     "int": _whole,
     "float": _number,
     "bool": catalogue.boolean,
+    "size": units.size,
     "str": _text,
     "path": _text,
     "raw": lambda value: value,

@@ -17,6 +17,19 @@ LOOPBACK = "127.0.0.1"
 _OPTION = re.compile(r"^[a-z][a-z0-9_.-]*$")
 
 
+def _twin(name):
+    """The catalogue's parameter that an option sets too: with a prefix, or shortened as servers allow."""
+    short = re.sub(r"^(loose|skip|disable|enable)_", "", name)
+    for word in (name, re.sub(r"^loose_", "", name), short):
+        if word in ("tx_isolation", "transaction_isolation"):
+            return "transaction_isolation"
+        if word in BY_NAME or PREFIX + word in BY_VARIABLE:
+            return word
+    longer = [other for other in BY_NAME if other.startswith(short)]
+    shortened = len(longer) == 1 and len(short) >= 8 and short != "lc_messages"  # which is one of its own
+    return longer[0] if shortened else None
+
+
 class Resolver:
     """One server's parameters. Collects every problem before it gives up."""
 
@@ -726,9 +739,9 @@ class Resolver:
         for key, value in given.items():
             name = str(key)
             plain = name.replace("-", "_")
-            twin = BY_NAME.get(plain)
-            if twin or PREFIX + plain in BY_VARIABLE or plain == "tx_isolation":
-                own = PREFIX + ("transaction_isolation" if plain == "tx_isolation" else plain)
+            twin = _twin(plain)
+            if twin:
+                own = PREFIX + twin
                 self.refuse(
                     "mysql_extra_settings",
                     name,
@@ -746,12 +759,21 @@ class Resolver:
                     {"mysql_extra_settings": {k: v for k, v in given.items() if k != key}},
                 )
                 continue
-            if isinstance(value, dict | list) or "\n" in str(value):
+            if isinstance(value, dict | list) or re.search(r"[\n\r#]", str(value)):
                 self.refuse(
                     "mysql_extra_settings",
                     f"{name}={value}",
-                    "is not one value on one line",
+                    "is not one value on one line without a #",
                     "give one value",
+                    {"mysql_extra_settings": {k: v for k, v in given.items() if k != key}},
+                )
+                continue
+            if plain == "skip_networking" and value not in (False, 0) and self.demand.get("listen"):
+                self.refuse(
+                    "mysql_extra_settings",
+                    name,
+                    f"{', '.join(self.demand['listen_for']) or 'another host'} needs the server over TCP",
+                    f"remove {name} from mysql_extra_settings",
                     {"mysql_extra_settings": {k: v for k, v in given.items() if k != key}},
                 )
                 continue

@@ -5,8 +5,8 @@ import re
 UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 KIB, MIB, GIB = UNITS["K"], UNITS["M"], UNITS["G"]
 
-_SIZE = re.compile(r"^(\d+)([KMGTkmgt])$")
-_LOOSE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTkmgt]?)(?:i?[Bb]|bytes)?\s*$")
+_SIZE = re.compile(r"^([0-9]+)([KMGTkmgt])$")
+_LOOSE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTkmgt]?)(?:i?[Bb]|bytes)?\s*$")
 
 
 def size(text):
@@ -19,7 +19,7 @@ def size(text):
     match = _SIZE.match(word)
     if match:
         return int(match[1]) * UNITS[match[2].upper()]
-    if word.isdigit():
+    if re.match(r"^[0-9]+$", word):
         raise ValueError("a size needs a unit (K, M, G or T)")
     if re.match(r"^-\d", word):
         raise ValueError("a size cannot be negative")

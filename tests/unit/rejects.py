@@ -20,9 +20,10 @@ def said(case, text):
     given = case["set"].get(wanted["host"], {}).get(wanted["variable"])
     value = wanted.get("value", given)
     head = wanted["variable"] + ("" if value is None else f"={value}")
-    head = f"{wanted['host']}: {head}: " if wanted["host"] else f"{head}: "
     for line in text.splitlines():
         said, _, mend = line.strip().removeprefix("- ").partition("; mend: ")
-        if said.startswith(head) and wanted["says"] in said and wanted["mend"] in mend:
+        hosts, _, rest = said.partition(": ") if wanted["host"] else ("", "", said)
+        here = wanted["host"] in hosts.split(", ")  # a group's variable is one line for all its hosts
+        if here and rest.startswith(f"{head}: ") and wanted["says"] in rest and wanted["mend"] in mend:
             return True
     return False

@@ -69,6 +69,16 @@ def test_templates_are_computed_and_what_cannot_be_yet_is_said(filters):
     assert any("django_app_threads cannot be computed yet" in text for text in plan["warnings"])
 
 
+def test_what_cannot_be_computed_even_with_the_facts_is_refused(filters, monkeypatch):
+    """Its default would be in the sums, and the host would get another value."""
+    before = Lazy.raw_get
+    facts = {"ansible_facts": {"memtotal_mb": 4096}}
+    monkeypatch.setattr(Lazy, "raw_get", lambda self, host: before(self, host) | facts)
+    plan = filters.fleet_plan(Lazy(), ["h"], ["h"])
+    assert [entry["variable"] for entry in plan["errors"]] == ["django_app_threads"]
+    assert "missing is undefined" in plan["refusal"]
+
+
 @pytest.mark.parametrize(
     ("value", "answer"),
     [("{{ x }}", True), ("x", False), ([1, {"a": "{% if %}"}], True), ({"a": ["b"]}, False), (5, False)],

@@ -111,6 +111,34 @@ def test_defaults_of_the_roles_are_completed(root):
             assert known[variable] == value, f"{variable}: the planner's fallback is not the role's default"
 
 
+def test_what_is_not_set_on_a_server_that_others_run_is_said():
+    plan = single(mysql_manage=False, mysql_max_connections=500, mysql_back_log=50, mysql_fit=True)
+    assert plan["ok"], plan["errors"]
+    assert any("change nothing: mysql_back_log, mysql_fit" in text for text in plan["warnings"])
+
+
+def test_an_address_is_written_as_servers_write_it():
+    hosts = {"db": {"ansible_host": "2001:DB8:0:0::1"}, "app0": {"ansible_host": "2001:0db8::2"}}
+    plan = fleet.plan(hosts, {**groups(1), "web": []})
+    assert plan["applications"]["app0"]["database_host"] == "2001:db8::1"
+    assert ("app", "2001:db8::2") in {(a["name"], a["host"]) for a in plan["servers"]["db"]["accounts"]}
+    again = {**hosts, "app1": {"ansible_host": "2001:db8:0::2"}}
+    assert errors(fleet.plan(again, {**groups(2), "web": []})) == [("app1", "ansible_host")]
+
+
+def test_binary_logs_that_are_kept_for_ever_are_said():
+    plan = single(mysql_flavor="mysql", mysql_expire_logs_days=0)
+    assert any("kept for ever" in text for text in plan["warnings"])
+
+
+def test_what_a_groups_variable_does_on_each_host_is_one_line():
+    hosts = {f"app{n}": {"django_app_worker": 4} for n in range(60)} | {"db": {}}
+    plan = fleet.plan(hosts, {**groups(60), "web": []})
+    assert len(plan["errors"]) == 60
+    assert plan["refusal"].count("\n") == 2
+    assert "app0, app1, app2 and 57 more: django_app_worker=4: is unknown" in plan["refusal"]
+
+
 # --- facts -----------------------------------------------------------------------------------------------
 FACTS = {
     "memtotal_mb": 4096,
