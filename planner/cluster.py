@@ -1,19 +1,31 @@
 """Several database hosts as one logical server: what is refused, and what a node needs more.
 
-Galera (MariaDB) with one writer, behind a proxy on every application host. After a failover any node is the
-writer, so every node must carry the whole fleet.
+Galera (MariaDB) or Group Replication (MySQL) with one writer, behind a proxy on every application host. After
+a failover any node is the writer, so every node must carry the whole fleet.
 """
 
+import re
+import uuid
 import zlib
 
-from planner import units, versions
+from planner import gtid, units, versions
 
 TOPOLOGIES = ("standalone", "galera", "group_replication")
 FLAVOR = {"galera": "mariadb", "group_replication": "mysql"}
 # Made by roles/mysql_cluster; more is refused until it is.
 DEPLOYED = ("galera",)
+TITLE = {"galera": "Galera", "group_replication": "Group Replication"}
+# What roles/mysql_cluster sets itself; the server's own file would be read after it.
+OWNED = {
+    "galera": r"wsrep_\w+|binlog_format|innodb_autoinc_lock_mode|default_storage_engine",
+    "group_replication": r"group_replication\w*|gtid_mode|enforce_gtid_consistency|log_replica_updates"
+    r"|(super_)?read_only|report_(host|port)|plugin_load(_add)?|skip_log_bin|disable_log_bin",
+}
+NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "roles/mysql_cluster")
 # A joining node asks one of the others for a copy of its data.
 JOIN_CONNECTIONS = 2
+LEAST_CACHE = 128 * units.MIB  # Group Replication takes no less
+CLONE_BUFFERS = 16 * 4 * units.MIB  # clone_max_concurrency x clone_buffer_size
 
 
 def topology(host):
@@ -30,7 +42,19 @@ def server_id(host):
 
 def cache(host):
     """What a node keeps of the last writes, for a node that was away for a short time."""
-    return host.bytes("mysql_cluster_cache_size") or 128 * units.MIB
+    return host.bytes("mysql_cluster_cache_size") or LEAST_CACHE
+
+
+def memory(host):
+    """Beyond a server that stands alone: the cache, and a buffer for each thread that clones it."""
+    return cache(host) + (CLONE_BUFFERS if topology(host) == "group_replication" else 0)
+
+
+def disk(host):
+    """Galera's cache is a file. Group Replication's is none, but who joins notes what comes meanwhile."""
+    if topology(host) == "galera":
+        return cache(host)
+    return (host.number("mysql_cluster_join_timeout") or 900) * (host.bytes("budget_write_rate") or 0)
 
 
 class Cluster:
@@ -76,10 +100,11 @@ class Cluster:
                 {"mysql_topology": "galera", "mysql_flavor": "mariadb"},
                 every=True,
             )
-            return
         self.check_size()
         self.check_flavors()
         self.check_server_ids()
+        self.check_owned()
+        self.check_cache()
         for host in self.nodes:
             if self.fleet.backed_up(host):
                 self.refuse(
@@ -144,8 +169,9 @@ class Cluster:
                     "mysql_flavor" if by_word else "mysql_topology",
                     wish if by_word else self.kind,
                     f"{self.kind} is made of {versions.NAMES[wanted]}, and this is {versions.NAMES[has]}",
-                    f"set mysql_flavor to {wanted}" if by_word else "take hosts whose distribution has it",
-                    {"mysql_flavor": wanted},
+                    f"set mysql_flavor to {wanted}" if by_word else self.other_kind(has),
+                    {"mysql_flavor": wanted} if by_word else {"mysql_topology": self.kind_of(has)},
+                    every=not by_word,
                 )
             elif flavor == wanted:
                 first = first or (host, version)
@@ -158,6 +184,45 @@ class Cluster:
                         "a cluster's nodes run one version",
                         f"bring {host.name} and {first[0].name} to one release of the distribution",
                     )
+
+    @staticmethod
+    def kind_of(flavor):
+        return next(kind for kind, made_of in FLAVOR.items() if made_of == flavor)
+
+    def other_kind(self, flavor):
+        return f"set mysql_topology to {self.kind_of(flavor)}, or take hosts whose distribution has the other"
+
+    def check_owned(self):
+        """The server's own file is read last: what the cluster needs must not be in it."""
+        for host in self.nodes:
+            given = host.explicit("mysql_extra_settings")
+            given = dict(given) if hasattr(given, "items") else {}
+            names = [
+                name
+                for name in given
+                if re.fullmatch(OWNED[self.kind], str(name).replace("-", "_").removeprefix("loose_"))
+            ]
+            if names:
+                self.refuse(
+                    host,
+                    "mysql_extra_settings",
+                    ", ".join(f"{name}: {given[name]}" for name in names),
+                    f"is what {TITLE[self.kind]} needs in its own way, and roles/mysql_cluster sets it",
+                    f"remove {', '.join(names)} from mysql_extra_settings",
+                    {"mysql_extra_settings": {n: v for n, v in given.items() if n not in names}},
+                )
+
+    def check_cache(self):
+        for host in self.nodes if self.kind == "group_replication" else ():
+            if cache(host) < LEAST_CACHE:
+                self.refuse(
+                    host,
+                    "mysql_cluster_cache_size",
+                    host.get("mysql_cluster_cache_size"),
+                    f"Group Replication takes no less than {units.written(LEAST_CACHE)}",
+                    f"set mysql_cluster_cache_size to {units.written(LEAST_CACHE)}",
+                    {"mysql_cluster_cache_size": units.written(LEAST_CACHE)},
+                )
 
     def check_server_ids(self):
         seen = {}
@@ -200,7 +265,34 @@ class Cluster:
                 for host in self.nodes
             ],
             "cache_bytes": cache(self.leader),
+            # The same for one cluster's name, wherever it is computed; transactions carry it.
+            "uuid": str(uuid.uuid5(NAMES, str(self.leader.get("mysql_cluster_name") or "djorm"))),
         }
+
+    def accounts(self):
+        """By which the nodes of Group Replication reach each other, over TLS."""
+        if self.kind != "group_replication":
+            return []
+        return [
+            {
+                "name": "cluster",
+                "host": node.address("mysql"),
+                "role": "cluster",
+                "max_user_connections": 0,
+                "require_tls": True,
+            }
+            for node in self.nodes
+        ]
+
+
+def strayed(states, members):
+    """Of Group Replication: nodes that were in it, and hold what none of those that are has."""
+    known = ",".join(states[name].get("gtid", "") for name in members)
+    return [
+        name
+        for name, state in states.items()
+        if name not in members and state["been"] and not gtid.covers(known, state.get("gtid", ""))
+    ]
 
 
 def decide(states, order):
@@ -218,17 +310,16 @@ def decide(states, order):
         return answer(refusal=f"{', '.join(missing)}: nothing is known; mend: run it for all nodes")
     members = [name for name, state in states.items() if state["status"] == "Primary"]
     kinds = {states[name]["uuid"] for name in members}
-    if len(kinds) > 1:
+    if (count := len({(states[name]["uuid"], states[name].get("group")) for name in members})) > 1:
         return answer(
-            refusal=f"{', '.join(members)} are in {len(kinds)} different clusters; mend: decide "
+            refusal=f"{', '.join(members)} are in {count} different clusters; mend: decide "
             "whose data counts, and empty the others"
         )
     foreign = [name for name, state in states.items() if name not in members and state["tables"]]
     foreign = [name for name in foreign if not states[name]["been"]]
     if members:
-        others = [
-            name for name, state in states.items() if state["been"] and {state["been"]} != kinds
-        ] + foreign
+        others = [name for name, state in states.items() if state["been"] and {state["been"]} != kinds]
+        others += foreign + strayed(states, members)
         if others:
             return answer(
                 refusal=f"{', '.join(others)}: has data that is not this cluster's, and joining would "

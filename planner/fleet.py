@@ -746,7 +746,7 @@ class Fleet:
                 "require_tls": False,
             }
         )
-        return rows, accounts
+        return rows, accounts + self.cluster.accounts()
 
     def demand(self, host, total):
         """What the fleet asks of one server."""
@@ -766,7 +766,7 @@ class Fleet:
         if backed_up:
             others += host.bytes("backup_memory") or 0
         if self.cluster:
-            others += cluster.cache(host)
+            others += cluster.memory(host)
         result = {
             "name": host.name,
             "binary_log": backed_up,
@@ -1098,7 +1098,7 @@ class Fleet:
         # A log is purged only once a later one is begun, so one more than the time asks for is there.
         binlogs = units.up_to(seconds * rate, size) + size if logging and size else 0
         temporary = units.GIB
-        kept = cluster.cache(host) if self.cluster else 0
+        kept = cluster.disk(host) if self.cluster else 0
         need = redo + binlogs + temporary + kept
         room = host.bytes("budget_disk")
         if logging and size and not seconds:
@@ -1112,7 +1112,7 @@ class Fleet:
                 "budget_disk",
                 host.get("budget_disk"),
                 f"redo log, binary logs of {seconds // 86400} days at {units.human(rate)}/s and temporary "
-                f"tables{' and the cluster cache' if kept else ''} need {units.human(need)}, "
+                f"tables{' and what the cluster keeps' if kept else ''} need {units.human(need)}, "
                 "without the data",
                 f"give it {mend}, or keep binary logs for fewer days (mysql_expire_logs_days)",
                 {"budget_disk": mend},

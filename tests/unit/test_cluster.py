@@ -3,8 +3,10 @@
 from copy import deepcopy
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from planner import cluster, fleet, units
+from planner import cluster, fleet, gtid, units
 
 GROUPS = {"database": ["d1", "d2", "d3"], "application": ["a1", "a2"], "web": ["w"]}
 HOSTS = {
@@ -44,6 +46,63 @@ def test_every_node_carries_the_whole_fleet():
         assert server["resolved"]["flavor"] == "mariadb"
     assert [node["name"] for node in plan["cluster"]["nodes"]] == GROUPS["database"]
     assert len({node["server_id"] for node in plan["cluster"]["nodes"]}) == 3
+
+
+def group(**changes):
+    topology = {name: {"mysql_topology": "group_replication"} for name in GROUPS["database"]}
+    return planned(
+        **{name: topology.get(name, {}) | changes.get(name, {}) for name in {**topology, **changes}}
+    )
+
+
+def test_group_replication_is_planned_by_the_same_rules():
+    plan, other = group(), planned()
+    for name in GROUPS["database"]:
+        server = plan["servers"][name]
+        assert server["connections_total"] == other["servers"][name]["connections_total"]
+        assert server["demand"]["memory_others"] == 128 * units.MIB + cluster.CLONE_BUFFERS
+        assert server["disk"]["cluster_bytes"] == 900 * 10 * units.KIB
+        assert server["resolved"]["flavor"] == "mysql"
+        own = [entry for entry in server["accounts"] if entry["role"] == "cluster"]
+        assert [entry["host"] for entry in own] == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+        assert all(entry["require_tls"] for entry in own)
+    assert not [entry for entry in other["servers"]["d1"]["accounts"] if entry["role"] == "cluster"]
+
+
+def test_the_group_has_one_name_of_its_own_for_each_cluster():
+    name = group()["cluster"]["uuid"]
+    assert name == group(d2={"django_app_threads": 3})["cluster"]["uuid"]
+    assert name != group(d1={"mysql_cluster_name": "shop"})["cluster"]["uuid"]
+
+
+def test_hosts_that_have_the_other_engine_are_told_the_other_word():
+    facts = {"distribution": "Debian", "distribution_major_version": "13"}
+    plan = group(**{name: {"ansible_facts": facts} for name in GROUPS["database"]})
+    assert (
+        "this is MariaDB" in plan["refusal"] and "mend: set mysql_topology to galera, or" in plan["refusal"]
+    )
+
+
+SETS = st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(1, 30), min_size=1))
+
+
+def written(wanted):
+    return ",\n".join(f"{source}:{':'.join(map(str, numbers))}" for source, numbers in wanted.items())
+
+
+@given(SETS, SETS)
+def test_sets_of_transactions_are_compared_as_sets(one, other):
+    inside = all(numbers <= one.get(source, set()) for source, numbers in other.items())
+    assert gtid.covers(written(one), written(other)) == inside
+    assert gtid.count(written(one)) == sum(map(len, one.values()))
+
+
+def test_sets_of_transactions_as_the_server_writes_them():
+    text = "3E11FA47-71CA-11E1-9E33-C80AA9429562:1-5:7,\n6b1d:tag:2:4-6:3"
+    assert gtid.count(text) == 11
+    assert gtid.covers(text, "3e11fa47-71ca-11e1-9e33-c80aa9429562:2-4, 6b1d:tag:2-6")
+    assert not gtid.covers(text, "6b1d:2")  # without the tag it is another one
+    assert gtid.covers(text, "") and not gtid.covers("", text)
 
 
 def test_the_application_reaches_it_by_its_own_proxy():
@@ -88,6 +147,8 @@ ORDER = ["a", "b", "c"]
 BARE = {"running": True, "status": "", "uuid": "", "been": "", "seqno": "", "tables": 0}
 MEMBER = {**BARE, "status": "Primary", "uuid": "u", "been": "u"}
 DOWN = {**BARE, "running": False, "been": "u", "seqno": "7", "tables": None}
+GROUPED = {**MEMBER, "group": "1", "gtid": "u:1-9"}
+OUT = {**BARE, "been": "u", "seqno": "u:1-9", "gtid": "u:1-9"}
 CASES = [
     ("three bare hosts", [BARE, BARE, BARE], "a", ""),
     ("a single server with data, and two new ones", [BARE, {**BARE, "tables": 9}, BARE], "b", ""),
@@ -99,6 +160,11 @@ CASES = [
     ("foreign data would be removed", [MEMBER, MEMBER, {**BARE, "tables": 3}], "", "c: has data that is not"),
     ("another cluster's node", [MEMBER, MEMBER, {**BARE, "been": "x"}], "", "c: has data that is not"),
     ("two clusters", [MEMBER, {**MEMBER, "uuid": "v", "been": "v"}, BARE], "", "2 different clusters"),
+    ("Group Replication, all in it", [GROUPED] * 3, "", ""),
+    ("one of it is down and behind", [GROUPED, {**OUT, "gtid": "u:1-7"}, GROUPED], "", ""),
+    ("one of it is ahead", [GROUPED, {**OUT, "gtid": "u:1-10"}, GROUPED], "", "b: has data that is not"),
+    ("begun twice", [GROUPED, {**GROUPED, "group": "2"}, BARE], "", "2 different clusters"),
+    ("all of it are out", [OUT] * 3, "", "none of them serves"),
     ("all are down", [DOWN] * 3, "", "none of them serves"),
     ("no majority", [{**MEMBER, "status": "non-Primary"}, BARE, BARE], "", "none of them serves"),
 ]  # fmt: skip

@@ -103,6 +103,7 @@ def mysql_accounts(planned, names, passwords, databases, privileges, server_priv
     roles = {entry.get("role") for entry in planned}
     if "monitor" not in roles:
         own.append({"role": "monitor", "host": "localhost"})
+    looks = ("monitor", "operator") if "cluster" in roles else ("monitor",)
     for entry in [*planned, *own]:
         role = entry.get("role")
         if role not in names:
@@ -117,7 +118,7 @@ def mysql_accounts(planned, names, passwords, databases, privileges, server_priv
                 "max_user_connections": int(entry.get("max_user_connections", 0)),
                 "require_tls": bool(entry.get("require_tls", False)),
                 "databases": [d["name"] for d in databases] if role in privileges else [],
-                "more_databases": ["performance_schema"] if role == "monitor" else [],
+                "more_databases": ["performance_schema"] if role in looks else [],
                 "privileges": privileges.get(role, []),
                 "server_privileges": server_privileges.get(role, []),
             }

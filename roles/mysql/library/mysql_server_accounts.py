@@ -31,6 +31,7 @@ options:
   databases: {description: Databases with their character set., type: list, elements: dict, required: true}
   accounts: {description: Accounts as they must be., type: list, elements: dict, required: true}
   managed: {description: Names with no other account than these, type: list, elements: str, required: true}
+  cluster: {description: Is the server meant to be a node of a cluster?, type: bool, default: false}
   client_files: {description: Option files to log in with, type: list, elements: dict}
 author: [the project]
 """
@@ -275,6 +276,27 @@ class Accounts:
                 f"{shown}: {', '.join(missing)} on {place}", f"GRANT {', '.join(missing)} ON {place} TO {who}"
             )
 
+    # --- a node of a cluster ---------------------------------------------------------------------------
+    def follows(self):
+        """Is this a node that gets its accounts from the one that writes? A new one without any transaction
+        gets them here, unlogged, as the others must reach it before it can join.
+        """
+        if self.flavor == "mariadb":
+            return False
+        read_only, executed = self.client.query("SELECT @@super_read_only, @@gtid_executed")[0][0]
+        if read_only == "0":
+            return False
+        if executed:
+            return True
+        if self.statements:
+            self.statements = [
+                "SET SQL_LOG_BIN = 0",
+                "SET GLOBAL super_read_only = OFF",
+                *self.statements,
+                "SET GLOBAL super_read_only = ON",
+            ]
+        return False
+
     # --- option files ------------------------------------------------------------------------------------
     def client_files(self):
         for entry in self.wanted["client_files"] or []:
@@ -325,6 +347,7 @@ def main():
                     "server_privileges": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "cluster": {"type": "bool", "default": False},
             "client_files": {
                 "type": "list",
                 "elements": "dict",
@@ -347,7 +370,9 @@ def main():
         for entry in module.params["accounts"]:
             job.make_account(entry)
             job.grant(entry)
-        if job.statements and not module.check_mode:
+        if job.wanted["cluster"] and job.follows():
+            job.actions.clear()  # the node that writes has them, or gets them, and sends them here
+        elif job.statements and not module.check_mode:
             job.client.query(*job.statements)
         job.client_files()
     except SqlError as error:

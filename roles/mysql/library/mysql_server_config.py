@@ -186,10 +186,15 @@ class Job:
         self.check_limits()
         for name, value, path, line in found if not wanted["cluster"] else ():
             if name == "wsrep_on" and matches(True, value):
-                raise Refusal(
-                    f"mysql_topology=standalone: this server is a node of a Galera cluster ({path}:{line}), "
-                    "and a running cluster is not taken apart; mend: set mysql_topology: galera for all nodes"
-                )
+                kind, word = "Galera", "galera"
+            elif name == "group_replication_group_name":
+                kind, word = "Group Replication", "group_replication"
+            else:
+                continue
+            raise Refusal(
+                f"mysql_topology=standalone: this server is a node of a {kind} cluster ({path}:{line}), "
+                f"and a running cluster is not taken apart; mend: set mysql_topology: {word} for all nodes"
+            )
         later, ours = {}, False
         for name, value, path, line in found:
             if path == self.path:
