@@ -75,7 +75,7 @@ def test_what_cannot_be_computed_even_with_the_facts_is_refused(filters, monkeyp
     facts = {"ansible_facts": {"memtotal_mb": 4096}}
     monkeypatch.setattr(Lazy, "raw_get", lambda self, host: before(self, host) | facts)
     plan = filters.fleet_plan(Lazy(), ["h"], ["h"])
-    assert [entry["variable"] for entry in plan["errors"]] == ["django_app_threads"]
+    assert "django_app_threads" in [entry["variable"] for entry in plan["errors"]]
     assert "missing is undefined" in plan["refusal"]
 
 
