@@ -132,7 +132,7 @@ def test_binary_logs_that_are_kept_for_ever_are_said():
 
 
 def test_what_a_groups_variable_does_on_each_host_is_one_line():
-    hosts = {f"app{n}": {"django_app_worker": 4} for n in range(60)} | {"db": {}}
+    hosts = {f"app{n}": {"django_app_worker": 4, "django_app_pool_size": 2} for n in range(60)} | {"db": {}}
     plan = fleet.plan(hosts, {**groups(60), "web": []})
     assert len(plan["errors"]) == 60
     assert plan["refusal"].count("\n") == 2
