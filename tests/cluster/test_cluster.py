@@ -1,4 +1,7 @@
-"""The writer of a Galera cluster is killed while the real application writes: no acknowledged row is lost."""
+"""The writer of a cluster is killed while the real application writes: no acknowledged row is lost.
+
+The same for both engines: what differs between them is in their classes.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ BACK_WITHIN = 10  # seconds without an acknowledged write that a run may show
 
 def listed() -> dict:
     if not INVENTORY:
-        raise pytest.UsageError("CLUSTER_INVENTORY is not set: run `molecule test -s galera`")
+        raise pytest.UsageError(
+            "CLUSTER_INVENTORY is not set: run `molecule test -s galera` or group_replication"
+        )
     out = subprocess.run(
         ["ansible-inventory", "-i", INVENTORY, "--list"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -41,6 +46,7 @@ class Host:
 
     def __init__(self, name: str, variables: dict) -> None:
         self.name, self.address = name, variables["ansible_host"]
+        self.engine = ENGINES.get(variables.get("mysql_topology"))
         access = ROOT / ".cache" / "sandbox"
         self.words = [
             *("ssh", "-i", str(access / "id_ed25519"), "-o", f"UserKnownHostsFile={access / 'known_hosts'}"),
@@ -56,12 +62,76 @@ class Host:
         return done.stdout
 
     def sql(self, statement: str) -> list[list[str]]:
-        out = self.must("mariadb", "--batch", "--skip-column-names", text=statement)
+        out = self.must(self.engine.client, "--batch", "--skip-column-names", text=statement)
         return [line.split("\t") for line in out.splitlines()]
 
-    def wsrep(self) -> dict[str, str]:
-        done = self.run("mariadb", "--batch", "--skip-column-names", text="SHOW GLOBAL STATUS LIKE 'wsrep%'")
-        return dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    def asked(self, statement: str) -> list[list[str]]:
+        """[] where the server does not answer."""
+        done = self.run(self.engine.client, "--batch", "--skip-column-names", text=statement)
+        return [line.split("\t") for line in done.stdout.splitlines() if done.returncode == 0]
+
+
+class Galera:
+    client, unit = "mariadb", "mariadb"
+    returns = True  # the first node writes again as soon as it can
+
+    @staticmethod
+    def status(node: Host) -> dict[str, str]:
+        return dict(row for row in node.asked("SHOW GLOBAL STATUS LIKE 'wsrep%'") if len(row) == 2)
+
+    @classmethod
+    def whole(cls, node: Host, size: int) -> bool:
+        now = cls.status(node)
+        return (
+            now.get("wsrep_local_state_comment") == "Synced"
+            and now.get("wsrep_cluster_status") == "Primary"
+            and now.get("wsrep_cluster_size") == str(size)
+        )
+
+    @classmethod
+    def serves(cls, node: Host) -> bool:
+        return cls.status(node).get("wsrep_ready") == "ON"
+
+    @classmethod
+    def name(cls, node: Host) -> str:
+        return cls.status(node)["wsrep_cluster_state_uuid"]
+
+    @staticmethod
+    def encrypted(node: Host) -> bool:
+        return "socket.ssl = YES" in node.sql("SELECT @@wsrep_provider_options")[0][0]
+
+
+class GroupReplication:
+    client, unit = "mysql", "mysql"
+    returns = False  # the group chooses, and nothing asks it to choose again
+
+    @staticmethod
+    def states(node: Host) -> list[str]:
+        """Its own state first."""
+        own = "MEMBER_ID = @@server_uuid DESC"
+        table = "performance_schema.replication_group_members"
+        return [row[0] for row in node.asked(f"SELECT MEMBER_STATE FROM {table} ORDER BY {own}")]
+
+    @classmethod
+    def whole(cls, node: Host, size: int) -> bool:
+        return cls.states(node) == ["ONLINE"] * size
+
+    @classmethod
+    def serves(cls, node: Host) -> bool:
+        return cls.states(node)[:1] == ["ONLINE"]
+
+    @classmethod
+    def name(cls, node: Host) -> str:
+        view = node.sql("SELECT VIEW_ID FROM performance_schema.replication_group_member_stats LIMIT 1")
+        return view[0][0].partition(":")[0]
+
+    @staticmethod
+    def encrypted(node: Host) -> bool:
+        loose = node.sql("SELECT User, Host FROM mysql.user WHERE User = 'cluster' AND ssl_type = ''")
+        return node.sql("SELECT @@group_replication_ssl_mode") == [["VERIFY_IDENTITY"]] and not loose
+
+
+ENGINES = {"galera": Galera, "group_replication": GroupReplication}
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +143,7 @@ def cluster():
 
 
 def healthy(nodes) -> bool:
-    states = [node.wsrep() for node in nodes]
-    return all(
-        state.get("wsrep_local_state_comment") == "Synced"
-        and state.get("wsrep_cluster_status") == "Primary"
-        and state.get("wsrep_cluster_size") == str(len(nodes))
-        for state in states
-    )
+    return all(node.engine.whole(node, len(nodes)) for node in nodes)
 
 
 def wait_for(condition, seconds=120):
@@ -92,11 +156,8 @@ def wait_for(condition, seconds=120):
 
 def writer(nodes):
     """Where the application's sessions are: HAProxy sends all of them to one node."""
-    counts = {
-        node: int(node.sql("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'")[0][0])
-        for node in nodes
-    }
-    return [node for node, count in counts.items() if count]
+    count = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'"
+    return [node for node in nodes if node.asked(count) not in ([], [["0"]])]
 
 
 class Load:
@@ -162,31 +223,33 @@ def report(what: str, load: Load, hit: float) -> None:
 def test_one_cluster_one_writer(cluster):
     nodes = cluster["database"]
     assert healthy(nodes)
-    assert len({node.wsrep()["wsrep_cluster_state_uuid"] for node in nodes}) == 1
+    assert len({node.engine.name(node) for node in nodes}) == 1
     with Load(cluster["web"][0].address):
-        assert [node.name for node in writer(nodes)] == [nodes[0].name]
+        assert len(writer(nodes)) == 1
 
 
 def test_between_nodes_everything_is_encrypted(cluster):
     for node in cluster["database"]:
-        options = node.sql("SELECT @@wsrep_provider_options")[0][0]
-        assert "socket.ssl = YES" in options, options
+        assert node.engine.encrypted(node), node.name
 
 
-def test_the_writer_dies_under_load(cluster):
+def under_load(cluster, what: str, strike) -> None:
+    """STRIKE the node that writes while clients write: all are back afterwards, and nothing is lost."""
     nodes = cluster["database"]
-    first = nodes[0]
     wait_for(lambda: healthy(nodes))
     with Load(cluster["web"][0].address) as load:
+        (struck,) = writer(nodes)
+        others = [node for node in nodes if node is not struck]
         hit = time.monotonic()
-        first.must("systemctl", "kill", "--signal=KILL", "mariadb")
-        wait_for(lambda: writer(nodes[1:]))
-        assert writer(nodes[1:]) == [nodes[1]]
-        back = wait_for(lambda: healthy(nodes))
-        wait_for(lambda: writer(nodes) == [first])
+        strike(struck, others)
+        wait_for(lambda: healthy(nodes))
+        back = time.monotonic() - hit
+        if struck.engine.returns:
+            wait_for(lambda: writer(nodes) == [nodes[0]])
         later = len(load.acknowledged)
         wait_for(lambda: len(load.acknowledged) > later + 50)
-    report(f"kill -9 of the writer, back in the cluster after {back:.1f} s", load, hit)
+        assert len(writer(nodes)) == 1
+    report(f"{what}, all nodes are back after {back:.1f} s", load, hit)
     assert healthy(nodes)
     for node in nodes:
         assert load.lost(node) == set(), node.name
@@ -194,22 +257,32 @@ def test_the_writer_dies_under_load(cluster):
     assert len(load.failed) <= 2 * WRITERS  # in flight when the writer went, and when it came back
 
 
+def test_the_writer_dies_under_load(cluster):
+    def kill(struck, others):
+        struck.must("systemctl", "kill", "--signal=KILL", struck.engine.unit)
+        wait_for(lambda: writer(others))
+
+    under_load(cluster, "kill -9 of the writer", kill)
+
+
 def test_the_writer_is_stopped_politely_under_load(cluster):
-    nodes = cluster["database"]
-    first = nodes[0]
-    wait_for(lambda: healthy(nodes))
-    with Load(cluster["web"][0].address) as load:
-        hit = time.monotonic()
-        first.must("systemctl", "restart", "mariadb")
-        wait_for(lambda: healthy(nodes))
-        wait_for(lambda: writer(nodes) == [first])
-        later = len(load.acknowledged)
-        wait_for(lambda: len(load.acknowledged) > later + 50)
-    report("polite restart of the writer", load, hit)
-    for node in nodes:
-        assert load.lost(node) == set(), node.name
-    assert load.longest_gap(hit) < BACK_WITHIN
-    assert len(load.failed) <= 2 * WRITERS  # in flight when the writer went, and when it came back
+    under_load(
+        cluster,
+        "polite restart of the writer",
+        lambda struck, _: struck.must("systemctl", "restart", struck.engine.unit),
+    )
+
+
+def test_another_node_is_told_to_write_under_load(cluster):
+    if cluster["database"][0].engine is not GroupReplication:
+        pytest.skip("only Group Replication can be told")
+
+    def switch(struck, others):
+        told = others[-1].sql("SELECT @@server_uuid")[0][0]
+        struck.sql(f"SELECT group_replication_set_as_primary('{told}')")
+        wait_for(lambda: writer(others) == [others[-1]])
+
+    under_load(cluster, "another node is told to write", switch)
 
 
 def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster):
@@ -222,7 +295,7 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
 
     def watch():
         while not done.wait(0.3):
-            least.append(sum(node.wsrep().get("wsrep_ready") == "ON" for node in nodes))
+            least.append(sum(node.engine.serves(node) for node in nodes))
 
     watcher = threading.Thread(target=watch)
     with Load(cluster["web"][0].address) as load:
@@ -231,7 +304,8 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
         out = playbook("-e", "mysql_back_log=321")
         done.set()
         watcher.join()
-        wait_for(lambda: writer(nodes) == [nodes[0]])
+        if nodes[0].engine.returns:
+            wait_for(lambda: writer(nodes) == [nodes[0]])
     report(f"a change with restarts, {time.monotonic() - hit:.0f} s", load, hit)
     assert out.returncode == 0, out.stdout[-3000:]
     assert {node.sql("SELECT @@back_log")[0][0] for node in nodes} == {"321"}
@@ -243,7 +317,8 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
 
 
 def test_a_running_cluster_is_not_taken_apart(cluster):
-    done = playbook("--check", "-e", "mysql_topology=standalone", "-e", "budget_server=galera1")
+    nodes = cluster["database"]
+    done = playbook("--check", "-e", "mysql_topology=standalone", "-e", f"budget_server={nodes[0].name}")
     assert done.returncode != 0
-    assert "this server is a node of a Galera cluster" in done.stdout, done.stdout[-3000:]
-    assert healthy(cluster["database"])
+    assert "this server is a node of a G" in done.stdout, done.stdout[-3000:]
+    assert healthy(nodes)
