@@ -10,10 +10,21 @@ Settings: ``DJORM_POOL_OPTIONS``, ``DJORM_POOL_PESSIMISTIC`` and, per alias, ``O
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __version__ = "1.0.0"
-__all__ = ["close_pools", "patch_all", "patch_mysql", "patch_postgresql", "patch_sqlite3", "status"]
+__all__ = [
+    "close_pools",
+    "patch_all",
+    "patch_mysql",
+    "patch_postgresql",
+    "patch_sqlite3",
+    "retry_atomic",
+    "status",
+]
 
 
 def status() -> dict[str, dict[str, Any]]:
@@ -34,6 +45,22 @@ def close_pools(alias: str | None = None) -> None:
     from .registry import close_pools as close
 
     close(alias)
+
+
+def retry_atomic(
+    function: Callable[..., Any] | None = None, *, using: str | None = None, within: float = 20.0
+) -> Any:
+    """A decorator: run the function in transaction.atomic(), and again where the connection was lost.
+
+    Only for a function that may run twice: its rows have a unique key that is the same each time, because a
+    COMMIT whose acknowledgement was lost may have been carried out. No attempt begins later than `within`
+    seconds after the call. It is refused inside another atomic block.
+    """
+    from .retry import decorate
+
+    if function is not None:
+        return decorate(function, using, within)
+    return lambda function: decorate(function, using, within)
 
 
 def _patch(vendor: str) -> None:

@@ -3,12 +3,13 @@
 import json
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
+from djorm_pool import retry_atomic
 
 from journal.models import Entry, new_reference
 
@@ -38,6 +39,17 @@ def submitted(request: HttpRequest) -> dict[str, str]:
     if not all(isinstance(value, str) for value in data.values()):
         raise Refused("every field must be text")
     return data
+
+
+@retry_atomic
+def store(fields: dict[str, str]) -> Entry:
+    """May run twice: the reference is unique. A new object each time, for an old one would bring its id."""
+    return Entry.objects.create(**fields)
+
+
+@retry_atomic
+def stored(reference: str) -> Entry | None:
+    return Entry.objects.filter(reference=reference).first()
 
 
 def as_dict(entry: Entry) -> dict:
@@ -71,24 +83,20 @@ class Entries(View):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         try:
-            data = submitted(request)
-            entry = Entry(
-                text=data.get("text", ""),
-                source=data.get("source", ""),
-                reference=data.get("reference") or new_reference(),
-            )
+            given = submitted(request)
+            fields = {name: given.get(name, "") for name in FIELDS}
+            fields["reference"] = fields["reference"] or new_reference()
             # The database itself sees to uniqueness: a look beforehand would be a query that proves nothing.
-            entry.clean_fields()
+            Entry(**fields).clean_fields()
         except Refused as problem:
             return JsonResponse({"error": str(problem)}, status=400)
         except ValidationError as problem:
             return JsonResponse({"error": problem.message_dict}, status=400)
         try:
-            with transaction.atomic():
-                entry.save(force_insert=True)
+            return JsonResponse(as_dict(store(fields)), status=201)
         except IntegrityError:
-            stored = Entry.objects.filter(reference=entry.reference).first()
-            if stored is None:
+            entry = stored(fields["reference"])
+            if entry is None:
                 raise
-            return JsonResponse(as_dict(stored), status=200)
-        return JsonResponse(as_dict(entry), status=201)
+            # A reference that was made here is nobody else's: an attempt before it was carried out after all.
+            return JsonResponse(as_dict(entry), status=200 if given.get("reference") else 201)

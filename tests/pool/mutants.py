@@ -66,6 +66,12 @@ MUTANTS = {
     "T34": ("test_t34_", [("conf.py", "    return dict(given)\n", '    given.setdefault("recycle", 3600)\n    return dict(given)\n')]),
     "T35": ("test_t35_", [("pool.py", "        except BaseException:\n            self._abort(lease)\n            raise\n        finally:", "        except Exception:\n            self._abort(lease)\n            raise\n        finally:")]),
     "T36": ("test_t36_", [("drivers/mysql.py", "or code in _FATAL", "or code > 1200")]),
+    "R1": ("dies_before_commit", [("retry.py", "return driver.is_retryable(cause)", "return False")]),
+    "R2": ("inside_another_block", [("retry.py", "durable=True", "durable=False")]),
+    "R3": ("left_for_another", [("retry.py", "        connection.close()\n", "        pass\n")]),
+    "R4": ("full_pool_is_not", [("retry.py", "isinstance(cause.__context__, PoolError)", "False")]),
+    "R5": ("in_a_testcase", [("retry.py", "if connection.in_atomic_block or time", "if time")]),
+    "R6": ("without_autocommit", [("retry.py", "not connection.in_atomic_block and not connection.get_autocommit()", "False")]),
 }  # fmt: skip
 ONLY = {"T3": "", "T29": " and mysql", "T25": "", "T34": " and mariadb"}
 

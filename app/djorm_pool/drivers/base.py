@@ -154,6 +154,10 @@ class Driver:
         """The server cannot be reached, or is going down or coming up."""
         return False
 
+    def is_retryable(self, error: BaseException) -> bool:
+        """The whole transaction may succeed if it is run again."""
+        return self.is_fatal(error) or self.is_failover(error) or self.is_away(error)
+
     def error_args(self, message: str) -> tuple[Any, ...]:
         """The arguments of this driver's OperationalError for an error of the pool."""
         return (message,)

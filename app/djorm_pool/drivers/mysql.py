@@ -11,6 +11,11 @@ from .base import Driver
 _FATAL = {1053, 1080, 1152, 1153, 1154, 1155, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031}
 _FULL = {1040, 1203, 1226}
 _AWAY = {1053, 1927, 2002, 2003, 2006, 2013, 2055}  # not 2005: no such host
+# The connection went, and the same statements may succeed on another one; not all of _FATAL: what is too long
+# for a packet stays so.
+_LOST = _AWAY | {1152, 1158, 1159, 1160, 1161, 1184, 3169, 4031}
+# Another transaction was in the way (deadlock, lock wait, snapshot), or the cluster could not commit.
+_AGAIN = {1020, 1180, 1205, 1213, 3100, 3101}
 
 
 def _code(error: BaseException) -> int:
@@ -172,6 +177,13 @@ class MySQLDriver(Driver):
 
     def is_away(self, error: BaseException) -> bool:
         return _code(error) in _AWAY or _not_ready(error)
+
+    def is_retryable(self, error: BaseException) -> bool:
+        import MySQLdb
+
+        code = _code(error)
+        gone = isinstance(error, MySQLdb.InterfaceError)
+        return gone or code in _LOST or code in _AGAIN or _not_ready(error)
 
     def error_args(self, message: str) -> tuple[Any, ...]:
         return (2003, message)  # "cannot connect": code that reads args[0] as a number keeps working

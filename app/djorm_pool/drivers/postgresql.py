@@ -147,5 +147,9 @@ class PostgreSQLDriver(Driver):
             for part in ("refused", "starting up", "shutting down", "closed the connection", "No such file")
         )
 
+    def is_retryable(self, error: BaseException) -> bool:
+        # a serialization failure, a deadlock
+        return super().is_retryable(error) or getattr(error, "sqlstate", None) in {"40001", "40P01"}
+
 
 driver = PostgreSQLDriver()

@@ -84,5 +84,8 @@ class SQLiteDriver(Driver):
     def is_fatal(self, error: BaseException) -> bool:
         return "malformed" in str(error) or "not a database" in str(error) or "disk I/O" in str(error)
 
+    def is_retryable(self, error: BaseException) -> bool:
+        return "is locked" in str(error)
+
 
 driver = SQLiteDriver()
