@@ -8,6 +8,8 @@ def shown(variable, value):
     """The value as a person may see it: secrets never, long ones shortened."""
     if any(word in str(variable) for word in SECRET_WORDS):
         return HIDDEN
+    if variable == "django_app_environment" and hasattr(value, "keys"):
+        value = ", ".join(map(str, value))  # its values are the project's own secrets as often as not
     text = str(value).replace("\n", "\\n")
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -141,6 +141,52 @@ SIZES = (
 )
 
 
+# What a deployment writes into the service's environment, and the variable that says it: counted in the plan,
+# or a secret with a place of its own.
+ENVIRONMENT = {
+    "POOL_SIZE": "django_app_pool_size",
+    "POOL_MAX_OVERFLOW": "django_app_pool_max_overflow",
+    "POOL_RECYCLE": "django_app_pool_recycle",
+    "POOL_TIMEOUT": "django_app_pool_timeout",
+    "POOL_PESSIMISTIC": "django_app_pool_pessimistic",
+    "DATABASE_HOST": "django_app_database_host",
+    "DATABASE_PORT": "django_app_database_port",
+    "DATABASE_SOCKET": "django_app_database_socket",
+    "DATABASE_NAME": "django_app_database_name",
+    "DATABASE_USER": "django_app_database_user",
+    "DATABASE_PASSWORD": "django_app_database_password",
+    "DATABASE_CA": "django_app_database_ca",
+    "DATABASE_ISOLATION": "django_app_isolation",
+    "DATABASE_LOCK_WAIT_TIMEOUT": "django_app_lock_wait_timeout",
+    "DATABASE_STATEMENT_TIMEOUT": "django_app_statement_timeout",
+    "DJANGO_SECRET_KEY": "django_app_secret_key",
+    "DJANGO_ALLOWED_HOSTS": "django_app_allowed_hosts",
+    "DJANGO_CSRF_TRUSTED_ORIGINS": "django_app_csrf_trusted_origins",
+    "DJANGO_HTTPS": "django_app_https",
+    "DJANGO_APP_HEALTH_PATH": "django_app_health_path",
+    "DJANGO_PROJECT_SETTINGS": "django_app_settings_module",
+    "DJANGO_SETTINGS_MODULE": "django_app_settings_module",
+    "MANAGEMENT_CONNECTIONS": "django_app_management_connections",
+    "STATUS_ALLOWED_NETWORKS": "django_app_status_networks",
+    "STATUS_TRUSTED_PROXIES": "django_app_trusted_proxies",
+    "STATUS_PREFIX": "django_app_status_prefix",
+}
+
+
+def environment_problem(given):
+    """(what is wrong, the mend, the environment without it) of the first entry that cannot stay, or None."""
+    for key, value in given.items():
+        rest = {other: kept for other, kept in given.items() if other != key}
+        if key in ENVIRONMENT:
+            better = ENVIRONMENT[key]
+            return f"{key} is {better}'s, and what the plan counts", f"remove {key}, and set {better}", rest
+        if not re.match(r"^[A-Za-z_][A-Za-z0-9_]*$", str(key)):
+            return f"{key} is not the name of an environment variable", f"rename or remove {key}", rest
+        if isinstance(value, str) and re.search(r"[\n\r\0]", value):
+            return f"{key} has a line break in it", f"write {key} on one line", rest
+    return None
+
+
 @lru_cache(maxsize=4)
 def load(root=ROOT):
     """({variable: option}, prefixes whose role has specs, {variable: literal default})"""
@@ -248,6 +294,10 @@ class Checker:
         except ValueError as error:
             mend, change = self.mend(name, value, option, default)
             return [problem("", name, value, str(error), mend, change)]
+        wrong = environment_problem(value) if name == "django_app_environment" else None
+        if wrong:
+            message, mend, rest = wrong
+            return [problem("", name, value, message, mend, {name: rest})]
         return []
 
     def mend(self, name, value, option, default):

@@ -95,3 +95,12 @@ def test_equal_values_are_judged_once_and_hosts_kept_apart(checker):
 )
 def test_types(value, option, fine):
     assert schema.fine(value, option) is fine
+
+
+def test_what_a_deployment_writes_into_the_environment_is_not_the_projects_to_set(root):
+    """All of it but the folder for uploads, which a project may have elsewhere."""
+    text = (root / "roles/django_app/vars/main.yml").read_text(encoding="utf-8")
+    names = yaml.safe_load(text)
+    ours = {*names["__django_app_environment"], *names["__django_app_secrets"]} - {"DJANGO_MEDIA_ROOT"}
+    assert ours <= set(schema.ENVIRONMENT)
+    assert set(schema.ENVIRONMENT.values()) <= set(schema.load(root)[0])
