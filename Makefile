@@ -63,6 +63,9 @@ bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes 
 chaos-release: setup-sandbox ## 20 releases and 5 rollbacks under load; writes its table to docs/reliability.md
 	@python bench/release.py
 
+chaos: setup-sandbox ## server and application through ten faults under load; OS=mysql|debian13, else both; writes its tables
+	@python bench/chaos.py --write $(if $(filter-out file,$(origin OS)),--os $(OS))
+
 bench-plan: setup ## seconds of a plan for 1 to 1,000 application hosts
 	@python bench/plan.py
 
@@ -78,4 +81,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean

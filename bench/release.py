@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -83,15 +82,8 @@ def page(rows: list[dict], load: fleet.Load, stored: tuple[int, int], peak: int,
 
 
 def sandbox(state: str) -> None:
-    command = [
-        "ansible-playbook",
-        "-i",
-        str(fleet.INVENTORY),
-        "playbooks/sandbox.yml",
-        "-e",
-        f"sandbox_state={state}",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    run = fleet.play("playbooks/sandbox.yml", variables={"sandbox_state": state}).finish()
+    assert run.status == 0, run.text[-3000:]
 
 
 def main() -> int:

@@ -23,7 +23,9 @@ BATCH = 16384
 
 def play(*words: str) -> None:
     command = ["ansible-playbook", "-i", str(scenario.INVENTORY), *words]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"{run.stdout[-5000:]}{run.stderr}\nbench-restore: {' '.join(words)} failed")
 
 
 def fill(host: str, gigabytes: float) -> int:
