@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -52,6 +53,49 @@ def test_a_release_is_named_by_its_content(tmp_path, source):
     assert first.digest() == again.digest() and first.tar()
     (source / "site" / "settings.py").write_text("A = 2\n")
     assert project(tmp_path).files().digest() != first.digest()
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "revision", "url"])
+def test_a_project_in_a_folder_of_its_source(tmp_path, source, kind):
+    top = tmp_path / "repository"
+    (top / "docs").mkdir(parents=True)
+    (top / "docs" / "notes.txt").write_text("not the project's\n")
+    source.rename(top / "backend")
+    git(top, "init", "--quiet")
+    git(top, "add", "--all")
+    git(top, "commit", "--quiet", "--message", "first")
+    git(top, "tag", "v1")
+    where = {"folder": {"source": str(top)}, "revision": {"source": str(top), "version": "v1"}}
+    where["url"] = {"source": f"file://{top}", "version": "v1"}
+    files = project(tmp_path, subfolder="backend", **where[kind]).files()
+    assert "app/site/settings.py" in files
+    assert not [path for path in files if "notes.txt" in path]
+
+
+def test_what_a_pyproject_depends_on_is_installed(tmp_path, source):
+    (source / "pyproject.toml").write_text(
+        '[project]\nname = "x"\ndependencies = ["django-taggit>=6", "requests"]\n'
+    )
+    made = project(tmp_path, requirements=["pyproject.toml"])
+    files = made.files()
+    assert files[made.wheel_files[0]][0] == b"django-taggit>=6\nrequests\n"
+    before = made.wheel_key
+    (source / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["requests"]\n')
+    again = project(tmp_path, requirements=["pyproject.toml"])
+    again.files()
+    assert again.wheel_key != before
+
+
+@pytest.mark.parametrize("text", ["[tool.poetry]\nname = 'x'\n", "not toml ["])
+def test_a_pyproject_without_dependencies_is_refused(tmp_path, source, text):
+    (source / "pyproject.toml").write_text(text)
+    with pytest.raises(plugin.Problem, match=r"pyproject\.toml: no dependencies"):
+        project(tmp_path, requirements=["pyproject.toml"]).files()
 
 
 def test_times_and_excluded_files_do_not_make_a_release(tmp_path, source):

@@ -20,6 +20,7 @@ import string
 import subprocess
 import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail
@@ -102,6 +103,7 @@ class Project:
         self.cache = Path(args["cache"])
         self.source = str(args.get("source") or "")
         self.version = str(args.get("version") or "")
+        self.subfolder = str(args.get("subfolder") or "").strip("/")
         self.exclude = list(args.get("exclude") or [])
         self.requirements = list(args.get("requirements") or [])
         self.django = str(args.get("django_version") or "5.2")
@@ -120,15 +122,15 @@ class Project:
         elif is_url(self.source):
             files.add_archive(self.checked_out(), "app", self.exclude)
         else:
-            folder = Path(self.source)
+            folder = Path(self.source, "" if self.version else self.subfolder)
             if not folder.is_dir():
                 raise Problem(
-                    f"django_app_source={self.source}: no such folder on the controller, and not a git URL"
+                    f"django_app_source={folder}: no such folder on the controller, and not a git URL"
                 )
             if self.version:
                 git = ["git", "-C", str(folder)]
-                files.add_archive(command([*git, "archive", "--format=tar", self.version],
-                                          f"django_app_version={self.version}: not in {folder}"),
+                files.add_archive(command([*git, "archive", "--format=tar", self.revision()],
+                                          f"django_app_version={self.revision()}: not in {folder}"),
                                   "app", self.exclude)  # fmt: skip
             else:
                 files.add_tree(folder, "app", self.exclude)
@@ -150,8 +152,29 @@ class Project:
         missing = [name for name in self.requirements if f"app/{name}" not in files]
         if missing:
             raise Problem(f"django_app_requirements: {', '.join(missing)} is not in the source")
+        self.wheel_files = [self.as_requirements(files, name) for name in self.requirements]
         self.wheel_key = self.wheels_of(files)
         return files
+
+    def revision(self) -> str:
+        """As git takes it: of the whole source, or of a folder in it."""
+        return f"{self.version or 'HEAD'}:{self.subfolder}" if self.subfolder else self.version or "HEAD"
+
+    @staticmethod
+    def as_requirements(files: Files, name: str) -> str:
+        """The path in the release of a file that pip takes; of a pyproject.toml, what it depends on."""
+        if not name.endswith(".toml"):
+            return f"app/{name}"
+        try:
+            wanted = tomllib.loads(files[f"app/{name}"][0].decode())["project"]["dependencies"]
+        except (ValueError, KeyError) as error:
+            raise Problem(
+                f"django_app_requirements: {name}: no dependencies in its table project ({error}); mend: "
+                "have your tool export a requirements file, and name that one"
+            ) from None
+        path = f"requirements-{name.replace('/', '-')}.txt"
+        files[path] = ("".join(f"{line}\n" for line in wanted).encode(), False)
+        return path
 
     def lock(self) -> str:
         name = LOCKS.get(self.django, LOCKS["5.2"])
@@ -163,7 +186,7 @@ class Project:
     def wheels_of(self, files: Files) -> str:
         """What decides which wheels there are: the requirements, wherever they lead."""
         total = hashlib.sha256(files["requirements.txt"][0])
-        waiting, seen = [f"app/{name}" for name in self.requirements], set()
+        waiting, seen = [*self.wheel_files], set()
         while waiting:
             path = waiting.pop()
             if path in seen or path not in files:
@@ -190,7 +213,7 @@ class Project:
                         f"django_app_source={self.source}: cannot be cloned")  # fmt: skip
             elif not self.has(git, self.version):
                 command([*git, "fetch", "--quiet", "--prune", "origin"], f"{self.source}: cannot be fetched")
-            revision = self.version or "HEAD"
+            revision = self.revision()
             return command([*git, "archive", "--format=tar", revision],
                            f"django_app_version={revision}: no such revision in {self.source}")  # fmt: skip
 
@@ -346,7 +369,7 @@ class ActionModule(ActionBase):
                         "wheels",
                         ("keep_build_packages",),
                         build_packages=probe["build_packages"],
-                        requirements=["requirements.txt", *(f"app/{name}" for name in project.requirements)],
+                        requirements=["requirements.txt", *project.wheel_files],
                         **more,
                     )
                     if built.get("failed"):
