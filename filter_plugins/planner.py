@@ -150,4 +150,5 @@ class FilterModule:
             "fleet_plan": fleet_plan,
             "mysql_settings": mysql_settings,
             "cluster_decision": cluster.decide,
+            "cluster_recovery": cluster.recover,
         }

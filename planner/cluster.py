@@ -22,6 +22,8 @@ OWNED = {
     r"|(super_)?read_only|report_(host|port)|plugin_load(_add)?|skip_log_bin|disable_log_bin",
 }
 NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "roles/mysql_cluster")
+# Where roles/mysql_cluster writes down, on each application host, which node writes: the pool follows it.
+WRITER_FILE = "/run/mysql-cluster/writer"
 # A joining node asks one of the others for a copy of its data.
 JOIN_CONNECTIONS = 2
 LEAST_CACHE = 128 * units.MIB  # Group Replication takes no less
@@ -298,12 +300,18 @@ def strayed(states, members):
 def decide(states, order):
     """What happens to a group of nodes, decided once for all of them from what each found about itself.
 
-    {"bootstrap": the node where a cluster begins, or "", "refusal": why nothing may happen, or ""}. A cluster
-    begins only where none is and none ever was; a single server with data begins it and keeps its data.
+    {"bootstrap": the node where a cluster begins, or "", "order": who comes first, "refusal": why nothing may
+    happen, or ""}. A cluster begins only where none is and none ever was; a single server with data begins it
+    and keeps its data. In a cluster that serves, the first host of the group, which writes, comes last.
     """
 
     def answer(bootstrap="", refusal=""):
-        return {"bootstrap": bootstrap, "refusal": refusal and f"{refusal}; no node was changed"}
+        others = [name for name in reversed(order) if name != bootstrap]
+        return {
+            "bootstrap": bootstrap,
+            "order": [bootstrap, *others] if bootstrap else others,
+            "refusal": refusal and f"{refusal}; no node was changed",
+        }
 
     states = {name: states[name] for name in order if name in states}
     if missing := [name for name in order if name not in states]:
@@ -314,6 +322,13 @@ def decide(states, order):
         return answer(
             refusal=f"{', '.join(members)} are in {count} different clusters; mend: decide "
             "whose data counts, and empty the others"
+        )
+    largest = max((states[name]["size"] for name in members), default=0)
+    if largest > len(order):
+        return answer(
+            refusal=f"the cluster that runs has {largest} nodes, and the group database {len(order)}; mend: "
+            "put the missing host into the group database, or into the group database_leaving and run "
+            "playbooks/remove_node.yml"
         )
     foreign = [name for name, state in states.items() if name not in members and state["tables"]]
     foreign = [name for name in foreign if not states[name]["been"]]
@@ -331,7 +346,7 @@ def decide(states, order):
         known = ", ".join(f"{name} seqno {states[name]['seqno'] or 'unknown'}" for name in been)
         return answer(
             refusal=f"there was a cluster on these nodes, and none of them serves ({known}); mend: start "
-            "mariadb on all of them at once; where that does not help, begin it on the most advanced one"
+            "all of them at once; where that does not help, playbooks/recover_cluster.yml"
         )
     if len(foreign) > 1:
         return answer(
@@ -339,3 +354,81 @@ def decide(states, order):
             "and empty all but one"
         )
     return answer(bootstrap=(foreign or list(states))[0])
+
+
+def _lacks_seqno(one, other):
+    return int(one) < int(other)
+
+
+def _lacks_gtid(one, other):
+    return not gtid.covers(one, other)
+
+
+# Whether a node at the first position lacks something of one at the second.
+LACKS = {"galera": _lacks_seqno, "group_replication": _lacks_gtid}
+
+
+def recover(states, order, kind, begin_at="", without=()):
+    """Where a cluster of which no node serves begins again, from what each node found about itself.
+
+    {"table": lines to show, "begin": the node, "join": the others, "refusal": why nothing may happen, or ""}.
+    A state: {"serves", "uuid", "position", "said"}; "" for what is not known. Nothing is guessed: a node that
+    cannot be asked may hold what no other has, and whoever knows that it is lost says so (`without`).
+    """
+    without = [name for name in order if name in without]
+    table = [
+        f"{name:<20} {states[name]['said'] if name in states else 'cannot be reached'}"
+        + (", said to be lost" if name in without else "")
+        for name in order
+    ]
+
+    def refuse(names, what, mend):
+        text = f"{', '.join(names) + ': ' if names else ''}{what}; mend: {mend}; no node was changed"
+        return {"table": table, "begin": "", "join": [], "refusal": text}
+
+    asked = {name: states[name] for name in order if name in states and name not in without}
+    held = {name: state for name, state in asked.items() if state["uuid"]}
+    if serving := [name for name in order if name in states and states[name]["serves"]]:
+        return refuse(
+            serving,
+            "serves in a majority, and a second cluster beside it would take writes that this one never sees",
+            "run playbook.yml, which lets the others join",
+        )
+    if missing := [name for name in order if name not in states and name not in without]:
+        return refuse(
+            missing,
+            "cannot be reached, and may serve, or hold writes that the others lack",
+            f"bring it back; where it is certainly lost for good, -e recover_without={','.join(missing)}",
+        )
+    if unknown := [name for name, state in held.items() if not state["position"]]:
+        return refuse(
+            unknown,
+            f"how far it came is not known ({held[unknown[0]]['said']})",
+            f"see its log, or leave it out where its data is lost: -e recover_without={','.join(unknown)}",
+        )
+    if not held:
+        return refuse([], "no node has data of a cluster", "run playbook.yml, which begins one")
+    kinds = {state["uuid"] for state in held.values()}
+    lacks = LACKS[kind]
+    best = [
+        name
+        for name, state in held.items()
+        if not any(lacks(state["position"], other["position"]) for other in held.values())
+    ]
+    if len(kinds) > 1 or not best:
+        what = f"were in {len(kinds)} different clusters" if best else "each has writes that another lacks"
+        mend = "decide whose data counts, and leave the other out: -e recover_without="
+        return refuse(held, what, mend + list(held)[-1])
+    mend = f"-e recover_from={best[0]}"
+    if not begin_at:
+        what = f"nothing was said, and nothing is guessed: the most advanced is {' or '.join(best)}"
+        return refuse([], what, f"look at the table, then {mend}")
+    if begin_at not in order:
+        return refuse([], f"recover_from={begin_at}: is no host of the group database", mend)
+    if begin_at not in best:
+        said = states[begin_at]["said"] if begin_at in states else "cannot be reached"
+        said += f"; {best[0]}: {held[best[0]]['said']}"
+        what = f"is not the most advanced ({said}), and what it lacks would be lost"
+        return refuse([], f"recover_from={begin_at}: {what}", mend)
+    join = [name for name in order if name in asked and name != begin_at]
+    return {"table": table, "begin": begin_at, "join": join, "refusal": ""}

@@ -1195,6 +1195,7 @@ class Fleet:
                 "longest_request": application.longest_request,
                 "database_host": self.database_host(application) if away else "",
                 "database_port": self.database_port(application),
+                "renew_file": cluster.WRITER_FILE if application.proxied else "",
                 "database_user": str(server.get("mysql_app_user") or "app") if server else "app",
                 "database_migrate_user": str(server.get("mysql_migrate_user") or "migrate")
                 if server

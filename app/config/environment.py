@@ -122,14 +122,17 @@ def databases(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | Non
     return result
 
 
-def pool_options(env: Mapping[str, str] = os.environ) -> dict[str, int]:
+def pool_options(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """DJORM_POOL_OPTIONS; the article's values where the environment is silent."""
-    return {
+    options = {
         "pool_size": number("POOL_SIZE", 20, env),
         "max_overflow": number("POOL_MAX_OVERFLOW", 0, env),
         "recycle": number("POOL_RECYCLE", 3600, env),
         "timeout": number("POOL_TIMEOUT", 10, env),
     }
+    if env.get("POOL_RENEW_FILE"):
+        options["renew_file"] = env["POOL_RENEW_FILE"]
+    return options
 
 
 def pool_pessimistic(env: Mapping[str, str] = os.environ) -> bool:

@@ -70,6 +70,8 @@ class Options:
     """Idle connections kept ready in the background, at most pool_size."""
     connect_retry: float = 5
     """How long a new checkout waits for a server that cannot be reached; 0: fail at once."""
+    renew_file: str = ""
+    """When this file changes, the address leads to another server: connections opened before go, unharmed."""
     leak_after: float = 0
     """Log a connection that is held for longer, with thread, age, path and stack; 0: off."""
     leak_stack: bool = False
@@ -146,6 +148,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "idle_timeout": _seconds(),
     "min_idle": _int(0),
     "connect_retry": _seconds(),
+    "renew_file": (
+        "the absolute path of a file, or ''",
+        lambda v: isinstance(v, str) and (not v or v.startswith("/")),
+    ),
     "leak_after": _seconds(),
     "leak_stack": _choice(True, False),
     "allow_unbounded": _choice(True, False),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import sys
 import threading
@@ -84,6 +85,7 @@ class FairPool(QueuePool):
         self._unpinged = options.ping_after_idle or float("inf")
         self._plain = options.reset != "always" and not options.echo
         self._generation = 0
+        self._renewal: tuple[int, int] | None = None
         self._fresh_state()
         super().__init__(
             self._open,
@@ -121,6 +123,8 @@ class FairPool(QueuePool):
         lease.pool = self
         if self._orphans:
             self.reap()
+        if self.options.renew_file:
+            self._renew()
         try:
             if self.dispatch.checkout or self.dispatch.reset:
                 # somebody listens to SQLAlchemy's events: take SQLAlchemy's own, slower path
@@ -629,8 +633,10 @@ class FairPool(QueuePool):
     def maintain(self) -> None:
         """Close what is too old or idle for too long, keep alive, open up to min_idle, report leaks."""
         self.reap()
-        now = time.monotonic()
         options = self.options
+        if options.renew_file:
+            self._renew()
+        now = time.monotonic()
         if options.leak_after:
             self._report_leaks(now)
 
@@ -730,6 +736,23 @@ class FairPool(QueuePool):
         with self._lock:  # places became free
             while len(self._leases) + len(self._idle) < self._limit and self._grant():
                 pass
+
+    def _renew(self) -> None:
+        """Where renew_file has changed since the last look: what is idle goes now, what is lent when it comes
+        back. So a planned switch cuts no statement off.
+        """
+        try:
+            found = os.stat(self.options.renew_file)
+        except OSError:
+            return  # nobody says anything
+        now = found.st_mtime_ns, found.st_ino
+        if now == self._renewal:
+            return
+        with self._lock:
+            known, self._renewal = self._renewal == now, now
+        if not known:
+            logger.info("connections of %s opened before %s changed go", self.label, self.options.renew_file)
+            self.close_idle()
 
     def dispose(self) -> None:
         """SQLAlchemy's name for close_idle()."""

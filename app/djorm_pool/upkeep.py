@@ -45,7 +45,7 @@ def _pause() -> float:
     for pool in registry.pools():
         options = pool.options
         times += [t / 4 for t in (options.idle_timeout, options.keepalive, options.leak_after) if t]
-        if options.min_idle:
+        if options.min_idle or options.renew_file:
             times.append(1.0)
     return max(SHORTEST, min(times))
 

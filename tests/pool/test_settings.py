@@ -28,6 +28,7 @@ BAD_OPTIONS = [
     ({"reset": True}, "True", "'always'"),
     ({"pessimistic": "maybe"}, "'maybe'", "'auto'"),
     ({"pessimistic": 1}, "1", "True"),
+    ({"renew_file": "run/writer"}, "'run/writer'", "absolute path"),
     ({"jitter": 0.9}, "0.9", "0.5"),
     ({"min_idle": 30, "pool_size": 5}, "min_idle", "pool_size"),
     ({"pre_ping": True, "pessimistic": False}, "pre_ping", "pessimistic"),

@@ -224,3 +224,23 @@ def test_installed_by_pip(tmp_path):
     assert str(target) in done.stdout and "default" in done.stdout
     commands = target / "djorm_pool" / "management" / "commands" / "pool_status.py"
     assert commands.exists()
+
+
+def test_a_changed_renew_file_renews_what_is_idle_and_spares_what_is_lent(server, tmp_path):
+    told = tmp_path / "writer"
+    told.write_text("db1")
+    alias = server.alias(pool={"pool_size": 3, "renew_file": str(told), "idle_timeout": 0})
+    before = set(fill(alias, 3))
+    held = value(alias, "SELECT CONNECTION_ID()")
+    assert held in before
+    (tmp_path / "new").write_text("db2")
+    (tmp_path / "new").rename(told)
+    wait_for(lambda: pool(alias).checkedin() == 0)  # upkeep looks, without a borrower
+    assert value(alias, "SELECT CONNECTION_ID()") == held, "who holds one keeps it to the end of the work"
+    close(alias)
+    assert value(alias, "SELECT CONNECTION_ID()") not in before
+    close(alias)
+    told.unlink()  # whoever wrote it is away: no news
+    again = value(alias, "SELECT CONNECTION_ID()")
+    close(alias)
+    assert value(alias, "SELECT CONNECTION_ID()") == again

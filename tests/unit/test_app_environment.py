@@ -134,6 +134,8 @@ def test_pool_options_from_the_environment():
     said = {"POOL_SIZE": "5", "POOL_MAX_OVERFLOW": "2", "POOL_RECYCLE": "60", "POOL_TIMEOUT": "3"}
     expected = {"pool_size": 5, "max_overflow": 2, "recycle": 60, "timeout": 3}
     assert environment.pool_options(said) == expected
+    followed = environment.pool_options({"POOL_RENEW_FILE": "/run/mysql-cluster/writer"})
+    assert followed["renew_file"] == "/run/mysql-cluster/writer"
     assert environment.pool_pessimistic({"POOL_PESSIMISTIC": "false"}) is False
 
 

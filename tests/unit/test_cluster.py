@@ -144,8 +144,8 @@ def test_nodes_of_two_releases_are_refused():
 
 # --- where a cluster begins ------------------------------------------------------------------------------
 ORDER = ["a", "b", "c"]
-BARE = {"running": True, "status": "", "uuid": "", "been": "", "seqno": "", "tables": 0}
-MEMBER = {**BARE, "status": "Primary", "uuid": "u", "been": "u"}
+BARE = {"running": True, "status": "", "uuid": "", "been": "", "seqno": "", "tables": 0, "size": 0}
+MEMBER = {**BARE, "status": "Primary", "uuid": "u", "been": "u", "size": 3}
 DOWN = {**BARE, "running": False, "been": "u", "seqno": "7", "tables": None}
 GROUPED = {**MEMBER, "group": "1", "gtid": "u:1-9"}
 OUT = {**BARE, "been": "u", "seqno": "u:1-9", "gtid": "u:1-9"}
@@ -165,6 +165,7 @@ CASES = [
     ("one of it is ahead", [GROUPED, {**OUT, "gtid": "u:1-10"}, GROUPED], "", "b: has data that is not"),
     ("begun twice", [GROUPED, {**GROUPED, "group": "2"}, BARE], "", "2 different clusters"),
     ("all of it are out", [OUT] * 3, "", "none of them serves"),
+    ("a host left the inventory alone", [{**MEMBER, "size": 4}] * 3, "", "4 nodes, and the group database 3"),
     ("all are down", [DOWN] * 3, "", "none of them serves"),
     ("no majority", [{**MEMBER, "status": "non-Primary"}, BARE, BARE], "", "none of them serves"),
 ]  # fmt: skip
@@ -177,5 +178,51 @@ def test_where_it_begins(states, bootstrap, says):
     assert (says in decision["refusal"]) if says else not decision["refusal"], decision
 
 
+def test_the_writer_comes_last_and_the_first_node_first():
+    running = cluster.decide(dict(zip(ORDER, [MEMBER, MEMBER, MEMBER], strict=True)), ORDER)
+    assert running["order"] == ["c", "b", "a"]
+    begun = cluster.decide(dict(zip(ORDER, [BARE, {**BARE, "tables": 9}, BARE], strict=True)), ORDER)
+    assert begun["order"] == ["b", "c", "a"]
+
+
 def test_it_is_never_decided_from_a_part():
     assert "nothing is known" in cluster.decide({"a": BARE, "b": BARE}, ORDER)["refusal"]
+
+
+# --- where a cluster begins again ------------------------------------------------------------------------
+def node(position, uuid="u", serves=False):
+    return {"serves": serves, "uuid": uuid, "position": position, "said": f"seqno {position}"}
+
+
+A, B, C = node("7"), node("9"), node("8")
+SERVES, BLANK = node("9", serves=True), node("", uuid="")
+RECOVERIES = [
+    ("nothing said", [A, B, C], {}, "", "the most advanced is b; mend"),
+    ("nothing said, all equal", [B, B, B], {}, "", "the most advanced is a or b or c"),
+    ("the most advanced", [A, B, C], {"begin_at": "b"}, "b", ""),
+    ("numbers, not words", [node("10"), B, C], {"begin_at": "a"}, "a", ""),
+    ("not the most advanced", [A, B, C], {"begin_at": "c"}, "", "(seqno 8; b: seqno 9)"),
+    ("one serves", [SERVES, B, C], {"begin_at": "b"}, "", "a: serves in a majority"),
+    ("one is away", [A, None, C], {"begin_at": "c"}, "", "-e recover_without=b"),
+    ("one is lost", [A, None, C], {"begin_at": "c", "without": ["b"]}, "c", ""),
+    ("the lost one serves", [A, SERVES, C], {"begin_at": "c", "without": ["b"]}, "", "b: serves"),
+    ("one has no data", [BLANK, B, C], {"begin_at": "b"}, "b", ""),
+    ("the one without data", [BLANK, B, C], {"begin_at": "a"}, "", "is not the most advanced"),
+    ("nobody has data", [BLANK] * 3, {"begin_at": "a"}, "", "no node has data of a cluster"),
+    ("one does not know", [node(""), B, C], {"begin_at": "b"}, "", "a: how far it came is not known"),
+    ("two clusters", [node("7", uuid="v"), B, C], {"begin_at": "b"}, "", "2 different clusters"),
+    ("not a node", [A, B, C], {"begin_at": "d"}, "", "is no host of the group database"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "said", "begin", "says"), [c[1:] for c in RECOVERIES], ids=[c[0] for c in RECOVERIES]
+)
+def test_where_it_begins_again(states, said, begin, says):
+    found = {name: state for name, state in zip(ORDER, states, strict=True) if state}
+    decision = cluster.recover(found, ORDER, "galera", **said)
+    assert decision["begin"] == begin
+    assert (says in decision["refusal"]) if says else not decision["refusal"], decision
+    assert len(decision["table"]) == 3
+    if begin:
+        assert decision["join"] == [n for n in found if n != begin and n not in said.get("without", ())]

@@ -119,6 +119,7 @@ class ActionModule(ActionBase):
             and state.get("authority", "").strip() == authority.strip()
             and state.get("days", 0) >= RENEW_DAYS
             and set(names) <= set(state.get("names", []))
+            and (state.get("client") or not tls.get("client"))
         )
         if good:
             return {}

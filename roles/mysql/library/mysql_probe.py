@@ -142,11 +142,13 @@ def certificate(path, authority):
         for entry in text.partition("Name:")[2].replace("\n", ",").split(",")
         if ":" in entry
     ]
+    uses = run(["openssl", "x509", "-in", path, "-noout", "-ext", "extendedKeyUsage"]).stdout
     checked = run(["openssl", "verify", "-CAfile", authority, path]).returncode == 0
     return {
         "present": True,
         "days": int((until - time.time()) // 86400),
         "names": sorted(set(names)),
+        "client": "Client Authentication" in uses,
         "verified": checked,
         "authority": read_text(authority) or "",
     }

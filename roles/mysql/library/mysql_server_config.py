@@ -325,6 +325,8 @@ class Job:
         self.to_set, self.to_reset, self.reasons = [], [], []
         if not self.running:
             return
+        if self.wanted["cluster"] and self.tls_differs:  # the engine reads it when it starts
+            self.reasons.append("the certificate that it shows the other nodes")
         for entry in self.differing(self.live):
             # Of a variable that the catalogue does not know, the server says whether it is dynamic.
             if entry.get("dynamic") or entry.get("kind") == "extra":

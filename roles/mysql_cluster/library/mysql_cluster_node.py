@@ -3,6 +3,7 @@
 
 import contextlib
 import glob
+import os
 import re
 import time
 
@@ -16,7 +17,14 @@ description:
   - Files are compared first; the server restarts only for what needs it, and only while every other
     node is in the cluster; whoever runs this on several nodes runs it on one after the other.
 options:
-  step: {description: Look or apply., type: str, required: true, choices: [look, apply]}
+  step:
+    description:
+      - look, what the node is; apply, make it so; gate, are all nodes in the cluster; leave it.
+      - For a cluster of which no node serves - examine, how far the node came; recover, the cluster begins
+        again on this node; rejoin, this node into that.
+    type: str
+    required: true
+    choices: [look, apply, gate, leave, examine, recover, rejoin]
   kind: {description: The engine., type: str, required: true, choices: [galera, group_replication]}
   files: {description: Files and what they restart., type: list, elements: dict}
   bootstrap: {description: Does the cluster begin here?, type: bool, default: false}
@@ -28,11 +36,12 @@ author: [the project]
 """
 EXAMPLES = "# see roles/mysql_cluster/tasks/main.yml\n"
 RETURN = """
-state: {description: what the node is, type: dict, returned: look}
+state: {description: what the node is, type: dict, returned: look and examine}
 actions: {description: what was done, type: list, returned: apply}
 """
 
-AGENT = "mysql-cluster-agent.service"
+AGENT, PORT = "mysql-cluster-agent.service", "mysql-cluster-agent.socket"
+PATIENCE = 30  # seconds for a node that waits for the others to find them
 SOCKET, DATADIR = "/run/mysqld/mysqld.sock", "/var/lib/mysql"
 TABLES = (
     "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN"
@@ -50,6 +59,10 @@ class Engine:
     look() has, whatever the engine: status ("Primary" for a node of the part that has the majority), state
     (the engine's word, READY where nothing is missing), size (nodes that are in), uuid (of the cluster it is
     in), been (of the cluster it was in, "" for none), and what tells how far it is.
+
+    examine(), where none serves: serves, uuid (of the cluster whose data it has, "" for none), position (""
+    where it is not known; planner.cluster compares them), said (in words). recover(): the cluster begins
+    again here. rejoin(): into that. Both find the node running or not.
     """
 
     def __init__(self, wanted):
@@ -81,13 +94,17 @@ class Engine:
             **self.standing(running),
         }
 
+    def process(self):
+        return unit_state(self.UNIT, "MainPID").get("MainPID", "0")
+
     def ready(self):
         now = self.standing(True)
         return now["status"] == "Primary" and now["state"] == self.READY
 
 
 class Galera(Engine):
-    UNIT, READY = "mariadb.service", "Synced"
+    UNIT, READY, OTHERS = "mariadb.service", "Synced", "wsrep_cluster_address"
+    CONFIGURATION = "/etc/mysql/mariadb.conf.d/zz-cluster.cnf"
     NOBODY = "00000000-0000-0000-0000-000000000000"
     SST = (
         "CREATE USER IF NOT EXISTS mysql@localhost IDENTIFIED VIA unix_socket",
@@ -115,9 +132,57 @@ class Galera(Engine):
     def begin(self):
         self.client.query(*self.SST)
         self.systemctl("stop", self.UNIT)
+        self.new_cluster()
+
+    def new_cluster(self):
         done = run(["galera_new_cluster"], timeout=self.wanted["join_timeout"])
         if done.returncode != 0:
             raise Failure(f"galera_new_cluster: {done.stderr.strip()}")
+
+    @classmethod
+    def started_at(cls, text):
+        """(uuid, seqno) of --wsrep_start_position=UUID:SEQNO"""
+        found = re.search(r"--wsrep[_-]start[_-]position=([0-9a-f-]+):(-?\d+)", text or "")
+        uuid, seqno = found.groups() if found else ("", "")
+        return ("", "") if uuid == cls.NOBODY or seqno.startswith("-") else (uuid, seqno)
+
+    def examine(self):
+        status = dict(self.rows("SHOW GLOBAL STATUS LIKE 'wsrep%'"))
+        grastate, pid = self.grastate(), self.process()
+        uuid, seqno = grastate.get("uuid", self.NOBODY), grastate.get("seqno", "-1")
+        serves, how = False, "is stopped"
+        if status.get("wsrep_cluster_status", "Disconnected") != "Disconnected":
+            serves = status["wsrep_cluster_status"] == "Primary" and status.get("wsrep_ready") == "ON"
+            uuid, seqno = status["wsrep_local_state_uuid"], status["wsrep_last_committed"]
+            how = f"runs, {status['wsrep_cluster_status']}, {status['wsrep_local_state_comment']}"
+        elif pid != "0":  # it waits for the others, and has not gone beyond where it began
+            how = "waits for the others"
+            uuid, seqno = self.started_at(read_text(f"/proc/{pid}/cmdline"))
+        elif uuid != self.NOBODY and seqno.startswith("-"):  # it did not end in peace: its tables tell
+            done = run(["/usr/bin/galera_recovery"], timeout=600)
+            seqno = self.started_at(done.stdout)[1]
+        uuid, seqno = uuid.replace(self.NOBODY, ""), "" if seqno.startswith("-") else seqno
+        data = f"seqno {seqno or 'unknown'}" if uuid else "without data of a cluster"
+        return {"serves": serves, "uuid": uuid, "position": seqno, "said": f"{how}, {data}"}
+
+    def recover(self):
+        status = self.standing(True)["status"]
+        if status == "non-Primary":
+            self.client.query("SET GLOBAL wsrep_provider_pc_bootstrap = ON")
+        elif status != "Primary":
+            self.systemctl("stop", self.UNIT)
+            path = f"{DATADIR}/grastate.dat"
+            owner = os.stat(path)
+            text = re.sub(r"(?m)^safe_to_bootstrap:.*$", "safe_to_bootstrap: 1", read_text(path))
+            write_text(path, text, 0o660, (owner.st_uid, owner.st_gid))
+            self.new_cluster()
+
+    def rejoin(self):
+        until = time.monotonic() + PATIENCE
+        while self.process() != "0" and not self.ready() and time.monotonic() < until:
+            time.sleep(0.5)  # it waited for the others
+        if not self.ready():
+            self.systemctl("restart", self.UNIT)
 
     def join(self, _before):
         self.systemctl("restart", self.UNIT)
@@ -130,7 +195,7 @@ class Galera(Engine):
 
 
 class GroupReplication(Engine):
-    UNIT, READY = "mysql.service", "ONLINE"
+    UNIT, READY, OTHERS = "mysql.service", "ONLINE", "loose_group_replication_group_seeds"
     CONFIGURATION = "/etc/mysql/mysql.conf.d/zz-cluster.cnf"
     CHANNEL = "group_replication_recovery"
 
@@ -262,32 +327,62 @@ class Job:
             self.engine.wait_on()
             time.sleep(0.2)
 
+    def gate(self):
+        """Nothing is done to a node while another one is away."""
+        now = self.engine.look()
+        if now["size"] != self.wanted["nodes"] or now["state"] != self.engine.READY:
+            self.fail(
+                f"{now['size']} of {self.wanted['nodes']} nodes are in the cluster, and this one is "
+                f"{now['state'] or 'away'}; nothing was changed here; mend: bring the others back first"
+            )
+
+    def leave(self):
+        """Politely, and for good: nothing is left by which it would join again. Its data stays."""
+        self.engine.systemctl("disable", self.engine.UNIT)
+        if unit_state(self.engine.UNIT, "ActiveState").get("ActiveState") != "inactive":
+            self.engine.systemctl("stop", self.engine.UNIT)
+            self.actions.append("left")
+        drop_in = f"/etc/systemd/system/{self.engine.UNIT}.d/cluster.conf"
+        if os.path.exists(drop_in):
+            self.engine.systemctl("disable", "--now", AGENT, PORT)
+        for path in (self.engine.CONFIGURATION, drop_in):
+            if os.path.exists(path):
+                os.unlink(path)
+                self.actions.append(f"removed {path}")
+        self.engine.systemctl("daemon-reload")
+
+    def lines(self, text):
+        """What a server must restart for: the list of the others is read when it starts, and only then."""
+        return [line for line in (text or "").splitlines() if not line.startswith(self.engine.OTHERS)]
+
     def work(self):
         differs = [entry for entry in self.wanted["files"] if read_text(entry["path"]) != entry["content"]]
         restarts = {entry.get("restarts") for entry in differs}
         before = self.engine.look()
         member = before["status"] == "Primary" and not self.wanted["bootstrap"]
         reasons = list(self.wanted["restart_for"] or [])
-        reasons += [entry["path"] for entry in differs if entry.get("restarts") == "server"]
+        reasons += [
+            entry["path"]
+            for entry in differs
+            if entry.get("restarts") == "server"
+            and self.lines(read_text(entry["path"])) != self.lines(entry["content"])
+        ]
         agent = unit_state(AGENT, "ActiveState", "UnitFileState")
         agent_up = agent.get("ActiveState") == "active" and agent.get("UnitFileState") == "enabled"
         changed = bool(differs or reasons or not member or not agent_up)
         if self.module.check_mode or not changed:
             self.module.exit_json(changed=changed, actions=[f"restart for {text}" for text in reasons])
-        whole = before["size"] == self.wanted["nodes"] and before["state"] == self.engine.READY
-        if member and reasons and not whole:
-            self.fail(
-                f"a restart is needed for {', '.join(reasons)}, and only {before['size']} of "
-                f"{self.wanted['nodes']} nodes are in the cluster ({before['state']}); nothing was "
-                "changed here; mend: bring the others back"
-            )
+        if member and reasons:
+            self.gate()
         for entry in differs:
             write_text(entry["path"], entry["content"], int(entry.get("mode") or "0644", 8))
             self.actions.append(f"file {entry['path']}")
         if differs:
             self.engine.systemctl("daemon-reload")
-        if not agent_up or "agent" in restarts:
-            self.engine.systemctl("enable", AGENT)
+        if not agent_up or restarts & {"agent", "agent socket"}:
+            self.engine.systemctl("enable", AGENT, PORT)
+            if "agent socket" in restarts:
+                self.engine.systemctl("stop", AGENT, PORT)
             self.engine.systemctl("restart", AGENT)
             self.actions.append("agent started")
         if self.wanted["bootstrap"]:
@@ -306,7 +401,11 @@ class Job:
 def main():
     module = AnsibleModule(
         argument_spec={
-            "step": {"type": "str", "required": True, "choices": ["look", "apply"]},
+            "step": {
+                "type": "str",
+                "required": True,
+                "choices": ["look", "apply", "gate", "leave", "examine", "recover", "rejoin"],
+            },
             "kind": {"type": "str", "required": True, "choices": list(ENGINES)},
             "files": {
                 "type": "list",
@@ -315,7 +414,7 @@ def main():
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str", "required": True},
                     "mode": {"type": "str"},
-                    "restarts": {"type": "str", "choices": ["server", "agent"]},
+                    "restarts": {"type": "str", "choices": ["server", "agent", "agent socket"]},
                 },
             },
             "bootstrap": {"type": "bool", "default": False},
@@ -328,9 +427,20 @@ def main():
     )
     job = Job(module)
     try:
-        if module.params["step"] == "look":
-            module.exit_json(changed=False, state=job.engine.look())
-        job.work()
+        step = module.params["step"]
+        if step in ("look", "examine"):
+            module.exit_json(changed=False, state=getattr(job.engine, step)())
+        if step == "apply":
+            job.work()
+        elif step == "gate":
+            job.gate()
+        elif step == "leave" and not module.check_mode:
+            job.leave()
+        elif not module.check_mode and not job.engine.ready():
+            job.actions.append("the cluster begins again here" if step == "recover" else "joins")
+            getattr(job.engine, step)()
+            job.wait()
+        module.exit_json(changed=bool(job.actions), actions=job.actions)
     except (Failure, SqlError, OSError) as error:
         job.fail(str(error))
 
