@@ -36,7 +36,7 @@ SYSTEMS = {"mysql": "MySQL 9.7, Debian sid", "debian13": "MariaDB 11.8, Debian 1
 CLIENTS = 800  # more than ever wait: the load does not ease off when answers do not come
 SLOW = 1.0  # seconds; service is full when every answer is quicker
 LASTS = 10  # seconds, of the faults that last
-SHORTEST = 5.0  # seconds, of the time-outs on the way: connect_timeout and connect_retry
+SHORTEST = 10.0  # seconds, of the time-outs on the way: the pool's
 
 
 class Pair:

@@ -124,11 +124,14 @@ def databases(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | Non
 
 def pool_options(env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """DJORM_POOL_OPTIONS; the article's values where the environment is silent."""
+    patience = number("POOL_TIMEOUT", 10, env)
     options = {
         "pool_size": number("POOL_SIZE", 20, env),
         "max_overflow": number("POOL_MAX_OVERFLOW", 0, env),
         "recycle": number("POOL_RECYCLE", 3600, env),
-        "timeout": number("POOL_TIMEOUT", 10, env),
+        "timeout": patience,
+        # One patience, whether the pool is full or the server away: a crash and its recovery take a while.
+        "connect_retry": patience,
     }
     if env.get("POOL_RENEW_FILE"):
         options["renew_file"] = env["POOL_RENEW_FILE"]

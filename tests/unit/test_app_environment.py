@@ -125,14 +125,14 @@ def test_what_cannot_be_used_names_the_variable(env):
 
 
 def test_pool_options_are_the_articles_where_nothing_is_said():
-    expected = {"pool_size": 20, "max_overflow": 0, "recycle": 3600, "timeout": 10}
+    expected = {"pool_size": 20, "max_overflow": 0, "recycle": 3600, "timeout": 10, "connect_retry": 10}
     assert environment.pool_options({}) == expected
     assert environment.pool_pessimistic({}) is True
 
 
 def test_pool_options_from_the_environment():
     said = {"POOL_SIZE": "5", "POOL_MAX_OVERFLOW": "2", "POOL_RECYCLE": "60", "POOL_TIMEOUT": "3"}
-    expected = {"pool_size": 5, "max_overflow": 2, "recycle": 60, "timeout": 3}
+    expected = {"pool_size": 5, "max_overflow": 2, "recycle": 60, "timeout": 3, "connect_retry": 3}
     assert environment.pool_options(said) == expected
     followed = environment.pool_options({"POOL_RENEW_FILE": "/run/mysql-cluster/writer"})
     assert followed["renew_file"] == "/run/mysql-cluster/writer"

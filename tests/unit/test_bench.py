@@ -18,8 +18,8 @@ from hosts import Answer
         (9.9, 40.0, "in flight"),  # cut off, whenever it was told
         (10.4, 10.6, "in flight"),  # the blow takes half a second
         (10.6, 10.7, "neither"),
-        (10.6, 15.6, "time-out"),
-        (10.6, 15.5, "neither"),
+        (10.6, 20.7, "time-out"),
+        (10.6, 20.5, "neither"),
     ],
 )
 def test_why_a_request_failed(began, ended, why):
