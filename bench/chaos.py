@@ -61,7 +61,7 @@ class Pair:
         return self.hosts.on(APP, script)
 
     def sql(self, statement: str) -> str:
-        return self.db(f"{self.name} -BN journal <<'END'\n{statement}\nEND")
+        return self.db(f"{self.name} -BN journal <<'END'\n{statement};\nEND")
 
     def peak(self) -> int:
         return int(self.sql("SHOW GLOBAL STATUS LIKE 'Max_used_connections'").split()[1])
@@ -111,16 +111,11 @@ def freeze_server(pair: Pair) -> float:
 
 def drop_packets(pair: Pair) -> float:
     began = time.monotonic()
-    pair.db(f"""
-    nft -f - <<'END'
-    table inet chaos {{
-      chain in {{ type filter hook input priority -200; ip saddr {pair.hosts.address(APP)} drop; }}
-      chain out {{ type filter hook output priority -200; ip daddr {pair.hosts.address(APP)} drop; }}
-    }}
-    END
-    sleep {LASTS}
-    nft delete table inet chaos
-    """)
+    address = pair.hosts.address(APP)
+    rules = "table inet chaos {"
+    for hook, end in (("input", "saddr"), ("output", "daddr")):
+        rules += f" chain {hook} {{ type filter hook {hook} priority -200; ip {end} {address} drop; }}"
+    pair.db(f"nft '{rules} }}'; sleep {LASTS}; nft delete table inet chaos")
     return began
 
 
@@ -312,10 +307,10 @@ def measure(pair: Pair, fault: Fault, rate: float) -> Row:
     return row
 
 
-def page(pair: Pair, rows: list[Row], rate: float, budget: int) -> str:
+def page(pair: Pair, rows: list[Row], rate: float, budget: int, machine: str) -> str:
     lines = [
-        f"{SYSTEMS[pair.system]}, by `make chaos` (2 cores for both hosts, load and controller): {rate:.0f} "
-        f"requests a second, half of them writes. The server's connections may come to {budget}.",
+        f"{SYSTEMS[pair.system]}, by `make chaos` ({machine}): {rate:.0f} requests a second, "
+        f"half of them writes. The server's connections may come to {budget}.",
         "",
         "| fault | failed: in flight | at a time-out | seconds to full service | slowest answer, s "
         "| rows acknowledged | stored | doubled | peak connections |",
@@ -329,6 +324,7 @@ def page(pair: Pair, rows: list[Row], rate: float, budget: int) -> str:
 
 
 def run(pair: Pair, faults: list[Fault], rate: float, keep: bool) -> tuple[str, list[str]]:
+    machine = measured.machine("both hosts")
     if not keep:
         pair.play("playbooks/sandbox.yml", sandbox_state="absent")
     pair.play("playbooks/sandbox.yml")
@@ -339,7 +335,7 @@ def run(pair: Pair, faults: list[Fault], rate: float, keep: bool) -> tuple[str, 
     if not keep:
         pair.play("playbooks/sandbox.yml", sandbox_state="absent")
     wrong = [f"{row.fault.what}: {said}" for row in rows for said in row.wrong(budget)]
-    return page(pair, rows, rate, budget), wrong
+    return page(pair, rows, rate, budget, machine), wrong
 
 
 def main() -> int:

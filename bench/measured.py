@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+
+
+def machine(hosts: str) -> str:
+    """What the figures were taken on. Call it first: what runs besides is part of them."""
+    busy = os.getloadavg()[0]
+    besides = f", which other work kept busy (load average {busy:.0f})" if busy >= 2 else ""
+    return f"{os.cpu_count()} cores for {hosts}, load and controller{besides}"
 
 
 def write(name: str, text: str, page: Path = PAGE) -> None:

@@ -53,9 +53,11 @@ def spread(values: list[float]) -> str:
     return f"{min(values):.0f} / {statistics.median(values):.0f} / {max(values):.0f}"
 
 
-def page(rows: list[dict], load: fleet.Load, stored: tuple[int, int], peak: int, bound: int) -> str:
+def page(
+    rows: list[dict], load: fleet.Load, stored: tuple[int, int], peak: int, bound: int, machine: str
+) -> str:
     lines = [
-        f"By `make chaos-release` (Debian 13, MariaDB 11.8, 2 cores for three hosts, load and controller): "
+        f"By `make chaos-release` (Debian 13, MariaDB 11.8, {machine}): "
         f"{load.answers} requests in {load.seconds:.0f} s, half of them writes, at {load.rate:.0f} a second "
         "through the web host.",
         "",
@@ -92,6 +94,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=40, help="requests a second")
     parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
     arguments = parser.parse_args()
+    machine = measured.machine("three hosts")
     if not arguments.keep:
         sandbox("absent")
     sandbox("present")
@@ -110,7 +113,7 @@ def main() -> int:
                 rows.append(step(f"rollback {number // 4}", back, load))
     stored = load.stored()
     peak = int(fleet.sql("SHOW GLOBAL STATUS LIKE 'Max_used_connections'").split()[1])
-    text = page(rows, load, stored, peak, bound)
+    text = page(rows, load, stored, peak, bound, machine)
     print(text)
     if not arguments.keep:
         sandbox("absent")

@@ -62,10 +62,10 @@ def measure(host: str, gigabytes: float) -> dict:
     return row
 
 
-def page(rows: list[dict]) -> str:
+def page(rows: list[dict], machine: str) -> str:
     lines = [
-        "By `make bench-restore` (three hosts on one machine with 2 cores, over SFTP): text of which a "
-        "compressor saves half, in one table. A restore ends with a new whole backup, which is in its time.",
+        f"By `make bench-restore` ({machine}), over SFTP: text of which a compressor saves half, in one "
+        "table. A restore ends with a new whole backup, which is in its time.",
         "",
         "| server | MB | seconds to take it | to prove it | to restore it |",
         "|---|---|---|---|---|",
@@ -81,12 +81,13 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=1)
     parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
     arguments = parser.parse_args()
+    machine = measured.machine("three hosts")
     if not arguments.keep:
         play("playbooks/sandbox.yml", "-e", "sandbox_state=absent")
         play("playbooks/sandbox.yml")
         play("molecule/backup/prepare.yml")
         play("playbook.yml", "--skip-tags", "verify")
-    text = page([measure(host, arguments.gigabytes) for host in scenario.ADDRESSES])
+    text = page([measure(host, arguments.gigabytes) for host in scenario.ADDRESSES], machine)
     print(text)
     if not arguments.keep:
         play("playbooks/sandbox.yml", "-e", "sandbox_state=absent")
