@@ -507,14 +507,14 @@ class Fleet:
 
     def check_addresses(self):
         """Accounts are made, and limits counted, for the address that an application comes from."""
-        for name in self.servers:
+        for name, applications in self.servers.items():
+            if self.cluster.holds(name) and name != self.cluster.leader.name:
+                continue  # of a cluster, all nodes have the same applications
             seen = {}
-            for application in self.servers[name]:
+            for application in applications:
                 if application.same_host:
                     continue
                 host, address = application.host, application.host.address("django_app")
-                if application.name in seen.values():
-                    continue  # of a cluster, all nodes have the same applications
                 what = None
                 if _loopback(address):
                     what = f"no server on another host ({name}) sees it come from there"

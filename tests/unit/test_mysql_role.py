@@ -100,15 +100,13 @@ def test_persisted_variables_of_either_shape(role, tmp_path):
 
 def test_hashes_are_those_that_servers_keep(role):
     """Drepper's own test of SHA-256 crypt (openssl passwd -5 agrees), and the one of MySQL's manual."""
-    accounts = role.mysql_server_accounts
-    assert (
-        accounts.sha256_crypt("Hello world!", "saltstring") == "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"
-    )
-    assert accounts.stored("mariadb", "mypass") == "*6C8989366EAF75BB670AD8EA7A7FC1176A95CEF4"
-    made = accounts.stored("mysql", "secret")
+    crypted = role.shared.sha256_crypt("Hello world!", "saltstring")
+    assert crypted == "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"
+    assert role.shared.stored("mariadb", "mypass") == "*6C8989366EAF75BB670AD8EA7A7FC1176A95CEF4"
+    made = role.shared.stored("mysql", "secret")
     assert len(made) == 7 + 20 + 43
-    assert accounts.stored("mysql", "secret", made.encode()) == made
-    assert accounts.stored("mysql", "other", made.encode()) != made
+    assert role.shared.stored("mysql", "secret", made.encode()) == made
+    assert role.shared.stored("mysql", "other", made.encode()) != made
 
 
 def test_the_binarys_words_name_our_variable(role):
@@ -122,6 +120,58 @@ def test_the_binarys_words_name_our_variable(role):
     assert job.blame(line).startswith("mysql_extra_settings.nonesuch=1: ")
     assert job.blame("[ERROR] mariadbd: bad 'max-connections'").startswith("mysql_max_connections=3: ")
     assert job.blame("[ERROR] who knows").startswith("/etc/mysql/x.cnf: ")
+
+
+@pytest.fixture
+def adopted(role):
+    """A server that served before we came, listening on every address."""
+    job = object.__new__(role.mysql_server_config.Job)
+    job.path, job.before, job.cut_off, job.running = "/etc/mysql/conf.d/zz-managed.cnf", None, False, True
+    job.live = {"bind_address": "0.0.0.0", "skip_networking": "OFF"}  # noqa: S104 (what the server says)
+    more = {"compare": "equal", "section": "mysqld"}
+    job.settings = [
+        {
+            "name": "bind_address",
+            "value": "127.0.0.1",
+            "role_variable": "mysql_bind_address",
+            "origin": "departure",
+        },
+        {
+            "name": "max_connections",
+            "value": 3000,
+            "role_variable": "mysql_max_connections",
+            "origin": "article",
+        },
+    ]
+    job.settings = [entry | more for entry in job.settings]
+    job.found = [
+        ("max_connections", "151", "/etc/mysql/my.cnf", 9),
+        ("max_connections", "500", "/etc/mysql/conf.d/theirs.cnf", 3),
+        ("max_connections", "3000", job.path, 1),
+    ]
+    job.client = types.SimpleNamespace(query=lambda _: [[["shop", "%"]]])
+    job.warned = []
+    job.module = types.SimpleNamespace(warn=job.warned.append)
+    return job
+
+
+def test_others_who_come_over_the_network_are_not_shut_out(role, adopted):
+    with pytest.raises(role.mysql_server_config.Refusal, match="shop@% may come from other hosts"):
+        adopted.check_adoption()
+    adopted.settings[0]["origin"] = "user"  # who says it, means it
+    adopted.check_adoption()
+
+
+def test_whose_words_count_no_longer_is_said_once(adopted):
+    adopted.client.query = lambda _: [[]]
+    adopted.check_adoption()
+    assert len(adopted.warned) == 1
+    assert "theirs.cnf:3: max_connections = 500 counts no longer" in adopted.warned[0]
+    assert "set mysql_max_connections: 500" in adopted.warned[0]
+    adopted.warned.clear()
+    adopted.before = "of an earlier run"
+    adopted.check_adoption()
+    assert not adopted.warned
 
 
 @pytest.fixture

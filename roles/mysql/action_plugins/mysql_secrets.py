@@ -84,7 +84,8 @@ class ActionModule(ActionBase):
                     f"{self.host}: mysql_{name}_password: the account is on the server, and this controller "
                     f"has neither the variable nor {self.path(file)}; mend: copy that file from the "
                     "controller that made it, or set the variable in your vault. It is never made anew, "
-                    "as the applications would be locked out"
+                    "as the applications would be locked out. Where somebody else's account has this name, "
+                    f"set mysql_{name}_user to another"
                 )
             elif wanted.get("unsure"):
                 problems.append(

@@ -1,21 +1,20 @@
 #!/usr/bin/python
 """Databases, accounts, privileges and limits of one server, in one round trip."""
 
-import functools
-import hashlib
 import os
 import re
-import secrets
-import string
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mysql_role import (
+    PLUGIN,
     Client,
     SqlError,
     client_value,
     named,
     quoted,
     read_text,
+    stored,
+    unusable_accounts,
     write_text,
 )
 
@@ -38,76 +37,6 @@ author: [the project]
 EXAMPLES = "# see roles/mysql/tasks/main.yml\n"
 RETURN = "actions: {description: what was done, without secrets, type: list, returned: always}\n"
 
-SALT = string.ascii_letters + string.digits
-ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-ORDER = (
-    (0, 10, 20),
-    (21, 1, 11),
-    (12, 22, 2),
-    (3, 13, 23),
-    (24, 4, 14),
-    (15, 25, 5),
-    (6, 16, 26),
-    (27, 7, 17),
-    (18, 28, 8),
-    (9, 19, 29),
-)
-ROUNDS = 5000
-
-
-@functools.cache  # accounts of one name share password and salt: a hundred hosts cost one computation
-def sha256_crypt(password, salt):
-    """Drepper's SHA-256 crypt, which caching_sha2_password stores; Python has had none since 3.13."""
-    password, salt = password.encode(), salt.encode()
-    again = hashlib.sha256(password + salt + password).digest()
-    first = hashlib.sha256(password + salt)
-    first.update((again * (len(password) // 32 + 1))[: len(password)])
-    bits = len(password)
-    while bits:
-        first.update(again if bits & 1 else password)
-        bits >>= 1
-    digest = first.digest()
-    p = (hashlib.sha256(password * len(password)).digest() * (len(password) // 32 + 1))[: len(password)]
-    s = (hashlib.sha256(salt * (16 + digest[0])).digest() * (len(salt) // 32 + 1))[: len(salt)]
-    for turn in range(ROUNDS):
-        text = p if turn & 1 else digest
-        if turn % 3:
-            text += s
-        if turn % 7:
-            text += p
-        text += digest if turn & 1 else p
-        digest = hashlib.sha256(text).digest()
-    out = ""
-    for a, b, c in ORDER:
-        number = digest[a] << 16 | digest[b] << 8 | digest[c]
-        for _ in range(4):
-            out += ITOA64[number & 63]
-            number >>= 6
-    number = digest[31] << 8 | digest[30]
-    for _ in range(3):
-        out += ITOA64[number & 63]
-        number >>= 6
-    return out
-
-
-@functools.cache
-def new_salt(_password):
-    return "".join(secrets.choice(SALT) for _ in range(20))
-
-
-def stored(flavor, password, have=b""):
-    """What the server keeps of this password; with the salt of `have`, so that the two can be compared."""
-    if flavor == "mariadb":
-        once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
-        return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
-    match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
-    salt = match.group(1).decode("latin-1") if match else new_salt(password)
-    if any(ord(char) > 126 for char in salt):  # made by the server itself, byte for byte
-        return None
-    return f"$A$005${salt}{sha256_crypt(password, salt)}"
-
-
-PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
 ROOT_PLUGIN = {"mysql": "auth_socket", "mariadb": "unix_socket"}
 
 
@@ -119,9 +48,10 @@ class Accounts:
         self.statements, self.actions = [], []
 
     def look(self):
-        users, schema, whole, tables, databases, anonymous, root, plugins, case = self.client.query(
+        users, unusable, schema, whole, tables, databases, anonymous, root, plugins, case = self.client.query(
             "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections"
             " FROM mysql.user",
+            unusable_accounts(self.flavor),
             "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE"
             " FROM information_schema.SCHEMA_PRIVILEGES",
             "SELECT GRANTEE, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.USER_PRIVILEGES",
@@ -134,6 +64,7 @@ class Accounts:
             "SELECT @@lower_case_table_names",
         )
         self.users = {(row[0], row[1]): row[2:] for row in users}
+        self.unusable = {(row[0], row[1]): row[2] for row in unusable}
         self.schema = {}
         for grantee, name, privilege, grantable in schema:
             self.schema.setdefault(grantee, {}).setdefault(name, {})[privilege] = grantable
@@ -231,7 +162,9 @@ class Accounts:
         plugin, hexed, ssl_type, has_limit = have
         kept = bytes.fromhex(hexed or "")
         text = stored(self.flavor, entry["password"], kept)
-        if plugin != PLUGIN[self.flavor] or text is None or kept != text.encode("latin-1"):
+        trouble = self.unusable.get((user, host), "")
+        expired = "expired" in trouble  # only a new password ends that
+        if plugin != PLUGIN[self.flavor] or text is None or kept != text.encode("latin-1") or expired:
             text = stored(self.flavor, entry["password"])
             self.do(f"{shown}: password set", f"ALTER USER {who} {self.identified(text)}")
         if int(has_limit) != limit or (ssl_type == "ANY") != tls:
@@ -239,6 +172,12 @@ class Accounts:
                 f"{shown}: limit {has_limit} -> {limit}, TLS {'required' if tls else 'not required'}",
                 f"ALTER USER {who} {rest}",
             )
+
+        if trouble:
+            rest = (
+                "WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 ACCOUNT UNLOCK"
+            )
+            self.do(f"{shown}: no longer {trouble}", f"ALTER USER {who} {rest}")
 
     def grant(self, entry):
         """Exactly the privileges given, on the server, on databases, on tables."""

@@ -70,6 +70,12 @@ FUTILE = "/run/mysql-role-futile"  # a restart that did not help; gone with the 
 APPARMOR, APPARMOR_LOCAL = "/etc/apparmor.d/usr.sbin.mysqld", "/etc/apparmor.d/local/usr.sbin.mysqld"
 # A fresh data directory: system tables, undo and temporary tablespaces (measured, without the redo log).
 FRESH = {"mysql": 220 * MIB, "mariadb": 130 * MIB}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Accounts that are meant to come over the network; the server's own and roles have no such host.
+ELSEWHERE = (
+    "SELECT User, Host FROM mysql.user WHERE User NOT IN ('', 'root') AND Host NOT IN"
+    " ('', 'localhost', '127.0.0.1', '::1') ORDER BY User, Host"
+)
 # The command-line client sets these for its own session.
 CLIENTS_OWN = re.compile(r"^(character_set_|collation_|wait_timeout$|sql_log_bin$|timestamp$)")
 
@@ -223,6 +229,34 @@ class Job:
                     )
         if problems:
             raise Refusal("\n".join(sorted(set(problems))))
+
+    def check_adoption(self):
+        """A server that served before us: whom we would shut out, and whose words count no longer."""
+        if self.before is not None or self.cut_off or not self.running:
+            return
+        for entry in self.settings:
+            bound = entry["name"].replace("-", "_") == "bind_address" and entry["value"] in LOOPBACK
+            if not bound or entry["origin"] == "user" or self.live["bind_address"] in LOOPBACK:
+                continue
+            if self.live.get("skip_networking") == "ON":
+                continue
+            rows = self.client.query(ELSEWHERE)[0]
+            if rows:
+                who = ", ".join(f"{user}@{host}" for user, host in rows)
+                raise Refusal(
+                    f"mysql_other_users: {who} may come from other hosts, and {self.names(entry)} would shut "
+                    "them out; mend: list them in mysql_other_users with the connections they need, or set "
+                    "mysql_bind_address"
+                )
+        ours = {option_name(entry["name"]): entry for entry in self.settings if entry["section"] == "mysqld"}
+        theirs = {name: (value, path, line) for name, value, path, line in self.found if path != self.path}
+        for name, (value, path, line) in theirs.items():  # of two, the later one counted
+            entry = ours.get(name)
+            if entry and not matches(entry["value"], value, entry["compare"]):
+                self.module.warn(
+                    f"{path}:{line}: {name} = {value} counts no longer, {self.names(entry)} does; "
+                    f"to keep it, set {self.variable_of(entry)}: {value}"
+                )
 
     def check_limits(self):
         """A drop-in that systemd reads after ours."""
@@ -528,11 +562,12 @@ class Job:
         self.actions.append("certificate reloaded")
 
     def put_back(self):
-        """The files that last served well."""
-        if self.good is not None:
-            write_text(self.path, self.good)
-        if self.drop_in_before is not None:
-            write_text(self.wanted["drop_in_path"], self.drop_in_before)
+        """The files that last served well; of a server that served without ours, none of them."""
+        for path, text in ((self.path, self.good), (self.wanted["drop_in_path"], self.drop_in_before)):
+            if text is not None:
+                write_text(path, text)
+            elif self.running and os.path.exists(path):
+                os.unlink(path)
         for path, text in self.tls_before.items():
             if text is not None:
                 gid = pwd.getpwnam("mysql").pw_gid
@@ -590,7 +625,7 @@ class Job:
         lines = "\n  ".join(self.said)
         changed = self.differs or self.cut_off or self.drop_in_differs or self.tls_differs
         run(["systemctl", "stop", self.wanted["unit"]], timeout=self.wanted["start_timeout"])
-        if not changed or self.good is None:
+        if not changed or (self.good is None and not self.running):
             self.module.fail_json(
                 msg=f"{self.wanted['unit']} does not start with {self.path}; the server says:\n  {lines}\n"
                 "mend: correct the setting named there and run again",
@@ -706,6 +741,7 @@ def work(job, module):
     job.check_case()
     job.check_datadir()
     job.check_shadows()
+    job.check_adoption()
     if job.differs:
         job.judge()
     if job.differs or not job.initialised:

@@ -4,10 +4,14 @@ Runs on the target with the distribution's Python alone (3.11 and later), nothin
 """
 
 import contextlib
+import functools
 import glob
+import hashlib
 import json
 import os
 import re
+import secrets
+import string
 import subprocess
 import tempfile
 
@@ -311,3 +315,91 @@ def client_file(login):
 def client_value(value):
     """Quoted for an option file, so that # and blanks in a password stay."""
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- accounts ----------------------------------------------------------------------------------------------
+SALT = string.ascii_letters + string.digits
+ITOA64 = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ORDER = (
+    (0, 10, 20),
+    (21, 1, 11),
+    (12, 22, 2),
+    (3, 13, 23),
+    (24, 4, 14),
+    (15, 25, 5),
+    (6, 16, 26),
+    (27, 7, 17),
+    (18, 28, 8),
+    (9, 19, 29),
+)
+ROUNDS = 5000
+
+
+@functools.cache  # accounts of one name share password and salt: a hundred hosts cost one computation
+def sha256_crypt(password, salt):
+    """Drepper's SHA-256 crypt, which caching_sha2_password stores; Python has had none since 3.13."""
+    password, salt = password.encode(), salt.encode()
+    again = hashlib.sha256(password + salt + password).digest()
+    first = hashlib.sha256(password + salt)
+    first.update((again * (len(password) // 32 + 1))[: len(password)])
+    bits = len(password)
+    while bits:
+        first.update(again if bits & 1 else password)
+        bits >>= 1
+    digest = first.digest()
+    p = (hashlib.sha256(password * len(password)).digest() * (len(password) // 32 + 1))[: len(password)]
+    s = (hashlib.sha256(salt * (16 + digest[0])).digest() * (len(salt) // 32 + 1))[: len(salt)]
+    for turn in range(ROUNDS):
+        text = p if turn & 1 else digest
+        if turn % 3:
+            text += s
+        if turn % 7:
+            text += p
+        text += digest if turn & 1 else p
+        digest = hashlib.sha256(text).digest()
+    out = ""
+    for a, b, c in ORDER:
+        number = digest[a] << 16 | digest[b] << 8 | digest[c]
+        for _ in range(4):
+            out += ITOA64[number & 63]
+            number >>= 6
+    number = digest[31] << 8 | digest[30]
+    for _ in range(3):
+        out += ITOA64[number & 63]
+        number >>= 6
+    return out
+
+
+@functools.cache
+def new_salt(_password):
+    return "".join(secrets.choice(SALT) for _ in range(20))
+
+
+def stored(flavor, password, have=b""):
+    """What the server keeps of this password; with the salt of `have`, so that the two can be compared."""
+    if flavor == "mariadb":
+        once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+        return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+    match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
+    salt = match.group(1).decode("latin-1") if match else new_salt(password)
+    if any(ord(char) > 126 for char in salt):  # made by the server itself, byte for byte
+        return None
+    return f"$A$005${salt}{sha256_crypt(password, salt)}"
+
+
+PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
+
+
+LOCKED = {
+    "mysql": "account_locked = 'Y'",
+    "mariadb": "(SELECT JSON_EXTRACT(Priv, '$.account_locked') FROM mysql.global_priv g"
+    " WHERE g.User = u.User AND g.Host = u.Host) = 'true'",
+}
+UNUSABLE = """SELECT User, Host, CONCAT_WS(' and ',
+IF(%s, 'locked', NULL), IF(password_expired = 'Y', 'expired', NULL),
+IF(max_questions + max_updates + max_connections > 0, 'limited by the hour', NULL)) FROM mysql.user u"""
+
+
+def unusable_accounts(flavor):
+    """A query: user, host, and what keeps an account with the right password out."""
+    return " ".join((UNUSABLE % LOCKED[flavor]).splitlines())
