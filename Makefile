@@ -63,7 +63,7 @@ bench-deploy: setup-sandbox ## seconds of a first run and of a run that changes 
 chaos-release: setup-sandbox ## 20 releases and 5 rollbacks under load; writes its table to docs/reliability.md
 	@python bench/release.py
 
-chaos: setup-sandbox ## server and application through ten faults under load; OS=mysql|debian13, else both; writes its tables
+chaos: setup-sandbox ## server and application through fault after fault under load; OS=mysql|debian13, else both; writes its tables
 	@python bench/chaos.py --write $(if $(filter-out file,$(origin OS)),--os $(OS))
 
 bench-plan: setup ## seconds of a plan for 1 to 1,000 application hosts

@@ -114,8 +114,8 @@ def drop_packets(pair: Pair) -> float:
     address = pair.hosts.address(APP)
     rules = "table inet chaos {"
     for hook, end in (("input", "saddr"), ("output", "daddr")):
-        rules += f" chain {hook} {{ type filter hook {hook} priority -200; ip {end} {address} drop; }}"
-    pair.db(f"nft '{rules} }}'; sleep {LASTS}; nft delete table inet chaos")
+        rules += f" chain {hook} {{ type filter hook {hook} priority -200; ip {end} {address} drop; }};"
+    pair.db(f"set -e; nft '{rules} }}'; sleep {LASTS}; nft delete table inet chaos")
     return began
 
 
@@ -125,14 +125,24 @@ def read_only(pair: Pair) -> float:
     return began
 
 
+# Rows as long as there is room, then fewer at once: what the server's files hold in reserve is used up too.
+FILL = """
+cd /var/lib/mysql
+fallocate -l $(($(stat -fc '%a * %S' .))) filler
+for rows in 1000 100 10 1; do
+  while timeout 2 {client} journal -e "
+    INSERT INTO journal_entry (created, source, text, reference)
+    SELECT NOW(), 'filler', REPEAT('x', 1000), UUID() FROM information_schema.columns LIMIT $rows" 2>&1
+  do :; done
+done
+sleep {lasts}
+rm filler
+"""
+
+
 def fill_disk(pair: Pair) -> float:
     began = time.monotonic()
-    pair.db(f"""
-    cd /var/lib/mysql
-    fallocate -l $(($(stat -fc '%a * %S' .))) filler
-    sleep {LASTS}
-    rm filler
-    """)
+    pair.db(FILL.format(client=pair.name, lasts=LASTS))
     return began
 
 
@@ -207,6 +217,8 @@ FAULTS = [
     Fault("password", "the password is rotated (`playbooks/rotate.yml`)", rotate_password),
     Fault("gunicorn", "gunicorn and its workers are killed (`kill -9`)", kill_gunicorn),
 ]
+if not (ROOT / "playbooks" / "rotate.yml").exists():
+    FAULTS = [fault for fault in FAULTS if fault.strike is not rotate_password]
 
 
 # ---- what came of each -----------------------------------------------------------------------------
@@ -236,9 +248,9 @@ class Row:
 
 def kind(answer: Answer, struck: float, cut: float) -> str:
     """Why a request may have failed."""
-    if answer.began <= cut and answer.ended >= struck:
-        return "in flight"
-    return "time-out" if answer.seconds >= SHORTEST else "neither"
+    if answer.seconds >= SHORTEST:
+        return "time-out"
+    return "in flight" if answer.began <= cut and answer.ended >= struck else "neither"
 
 
 def burst(load: Load) -> None:

@@ -148,6 +148,8 @@ def test_a_deadlock(server, alias):
     ("code", "text"),
     [
         (1020, "Record has changed since last read in table"),
+        (1021, "Disk full (/tmp/#sql1); waiting for someone to free some space..."),
+        (1114, "The table 'kept' is full"),
         (1047, "WSREP has not yet prepared node for application use"),
         (1180, "Got error 6 during COMMIT"),
         (1205, "Lock wait timeout exceeded; try restarting transaction"),
@@ -158,7 +160,7 @@ def test_a_deadlock(server, alias):
         (3101, "Plugin instructed the server to rollback the current transaction."),
     ],
 )
-def test_what_a_cluster_answers_in_a_failover(server, alias, code, text):
+def test_what_may_be_otherwise_a_moment_later(server, alias, code, text):
     signal = f'SIGNAL SQLSTATE "HY000" SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = "{text}"'
     write, tried = keep(alias, lambda attempt: attempt == 1 and run(alias, signal))
     write()

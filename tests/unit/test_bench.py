@@ -15,7 +15,7 @@ from hosts import Answer
     ("began", "ended", "why"),
     [
         (9.9, 10.1, "in flight"),
-        (9.9, 40.0, "in flight"),  # cut off, whenever it was told
+        (9.9, 20.0, "time-out"),
         (10.4, 10.6, "in flight"),  # the blow takes half a second
         (10.6, 10.7, "neither"),
         (10.6, 20.7, "time-out"),

@@ -14,8 +14,9 @@ _AWAY = {1053, 1927, 2002, 2003, 2006, 2013, 2055}  # not 2005: no such host
 # The connection went, and the same statements may succeed on another one; not all of _FATAL: what is too long
 # for a packet stays so.
 _LOST = _AWAY | {1152, 1158, 1159, 1160, 1161, 1184, 3169, 4031}
-# Another transaction was in the way (deadlock, lock wait, snapshot), or the cluster could not commit.
-_AGAIN = {1020, 1180, 1205, 1213, 3100, 3101}
+# Another transaction was in the way (deadlock, lock wait, snapshot), the cluster could not commit, or a disk
+# was full.
+_AGAIN = {1020, 1021, 1114, 1180, 1205, 1213, 3100, 3101}
 
 
 def _code(error: BaseException) -> int:
