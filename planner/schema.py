@@ -148,6 +148,7 @@ ENVIRONMENT = {
     "POOL_MAX_OVERFLOW": "django_app_pool_max_overflow",
     "POOL_RECYCLE": "django_app_pool_recycle",
     "POOL_TIMEOUT": "django_app_pool_timeout",
+    "POOL_RENEW_FILE": "mysql_topology",
     "POOL_PESSIMISTIC": "django_app_pool_pessimistic",
     "DATABASE_HOST": "django_app_database_host",
     "DATABASE_PORT": "django_app_database_port",
