@@ -47,7 +47,7 @@ def inventory() -> dict:
 
 
 def on_host(script: str) -> str:
-    """Run SCRIPT as root on the host."""
+    """Run SCRIPT as root on the host: what it wrote, without the lines that Ansible and ssh put around it."""
     out = subprocess.run(
         [
             "ansible",
@@ -65,7 +65,9 @@ def on_host(script: str) -> str:
         text=True,
     )
     assert out.returncode == 0, out.stdout + out.stderr
-    return out.stdout
+    # raw asks for a terminal, and ssh sometimes, not always, says that it left one.
+    _, *lines = out.stdout.splitlines()
+    return "\n".join(line for line in lines if not line.startswith("Shared connection to "))
 
 
 def serves(inventory: dict) -> bool:
