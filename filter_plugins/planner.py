@@ -1,5 +1,6 @@
 """Hands the planner to Ansible; everything that decides lives in planner/."""
 
+import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -132,9 +133,28 @@ class Inventory:
         return f"{kind}: {os.path.relpath(path)}" + (f":{line}" if line else "")
 
 
+def found(path):
+    """Is there such a file where Ansible's lookups would find it?"""
+    path = os.path.expanduser(path)
+    places = (
+        "",
+        "files",
+        "templates",
+        "playbooks",
+        "playbooks/files",
+        "playbooks/templates",
+        "roles/*/files",
+    )
+    return any(
+        os.path.isfile(candidate)
+        for place in places
+        for candidate in glob.glob(os.path.join(glob.escape(ROOT), place, glob.escape(path)))
+    )
+
+
 def fleet_plan(hostvars, database, application, web=(), defaults=None):
     """The plan of the whole fleet (planner.fleet.plan) from hostvars and three lists of hosts."""
-    checker = schema.Checker()
+    checker = schema.Checker(found=found)
     inventory = Inventory(hostvars, (*schema.PREFIXES, *checker.covered))
     groups = {"database": list(database), "application": list(application), "web": list(web)}
     names = dict.fromkeys(name for group in groups.values() for name in group)

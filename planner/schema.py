@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from planner import catalogue, units
+from planner import catalogue, formats, units
 from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,20 +111,65 @@ MINIMA = {
     "backup_keep_weekly": 0,
     "backup_proof_max_age": 1,
     "mysql_admin_connections": 1,
+    "mysql_start_timeout": 1,
+    "mysql_cluster_drain_timeout": 0,
+    "mysql_cluster_join_timeout": 1,
+    "django_app_backlog": 1,
+    "django_app_health_timeout": 1,
+    "django_app_keep_releases": 2,  # the one in service, and the one to go back to
+    "django_app_limit_nofile": 256,
+    "django_app_migrate_lock_wait_timeout": 1,
+    "django_app_settle_seconds": 0,
+    "django_app_worker_timeout": 1,
+    "web_connect_timeout": 1,
 }
 # And the largest, where more is not what a server or a system can do.
 MAXIMA = {
     "django_app_pool_recycle": 31536000 - 600,  # wait_timeout is 600 s above it, and a year at most
     "mysql_admin_connections": 100000,
     "budget_slack_percent": 1000,
+    "django_app_threads": 1000,
+    "django_app_backlog": 65535,
+    "django_app_limit_nofile": 1048576,
+    "django_app_keep_releases": 100,
+    "backup_keep_daily": 10000,
+    "backup_keep_weekly": 10000,
+    "backup_proof_max_age": 8784,
 }
+DAY = 86400  # no wait of a running site is longer
+MAXIMA.update(
+    dict.fromkeys(
+        (
+            "mysql_start_timeout",
+            "mysql_cluster_drain_timeout",
+            "mysql_cluster_join_timeout",
+            "django_app_graceful_timeout",
+            "django_app_health_timeout",
+            "django_app_lock_wait_timeout",
+            "django_app_migrate_lock_wait_timeout",
+            "django_app_pool_timeout",
+            "django_app_settle_seconds",
+            "django_app_statement_timeout",
+            "django_app_stop_timeout",
+            "django_app_worker_timeout",
+            "web_connect_timeout",
+            "web_read_timeout",
+        ),
+        DAY,
+    )
+)
 # Names of accounts: what every server takes, and needs no care in an option file.
-USERS = tuple(f"mysql_{role}_user" for role in ("app", "migrate", "monitor", "operator"))
+USERS = (
+    *(f"mysql_{role}_user" for role in ("app", "migrate", "monitor", "operator")),
+    "django_app_database_user",
+    "django_app_database_migrate_user",
+)
 USER = re.compile(r"^(?!root$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")
 PORTS = (
     "mysql_admin_port",
     "mysql_extra_port",
     "mysql_cluster_proxy_port",
+    "mysql_cluster_agent_port",
     "django_app_database_port",
     "web_http_port",
     "web_https_port",
@@ -245,7 +290,9 @@ def nearest(name, known):
 class Checker:
     """Checks one variable after the other; equal values on a thousand hosts are judged once."""
 
-    def __init__(self, root=ROOT):
+    def __init__(self, root=ROOT, found=None):
+        """found(path): is it a file on the controller? Without it no file is looked for."""
+        self.found = found
         self.options, self.covered, self.defaults = load(root)
         self.seen = {}
 
@@ -292,6 +339,11 @@ class Checker:
                 units.size(value)
             if name in USERS and not USER.match(str(value)):
                 raise ValueError("is not a name for an account: letters, digits, _ . -, 32 at most, not root")
+            formats.check(name, value, needed=self.defaults.get(name))
+            if name in formats.FILES and value and self.found and not self.found(str(value)):
+                raise ValueError("is not a file on the controller")
+        except formats.FormatError as error:
+            return [problem("", name, value, str(error), f"{error.mend}, or remove {name}", {name: None})]
         except ValueError as error:
             mend, change = self.mend(name, value, option, default)
             return [problem("", name, value, str(error), mend, change)]

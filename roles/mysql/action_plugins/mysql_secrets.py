@@ -8,6 +8,7 @@ import datetime
 import fcntl
 import ipaddress
 import os
+import re
 import secrets
 import string
 
@@ -97,9 +98,14 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join(problems))
 
     def password(self, name, given):
-        if given:
-            return str(given)
         file = f"mysql_{name}_password"
+        if given:
+            if re.search(r"[\0-\x1f\x7f]", str(given)):
+                raise AnsibleActionFail(
+                    f"{self.host}: {file}: (hidden): has a line break or a control character in it (echo "
+                    "adds one); mend: encrypt it again with printf or ansible-vault encrypt_string"
+                )
+            return str(given)
         text = self.read(file).strip()
         if not text:
             text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
