@@ -134,7 +134,7 @@ class Inventory:
 
 
 def found(path):
-    """Is there such a file where Ansible's lookups would find it?"""
+    """Is there such a file or folder where Ansible's lookups would find it?"""
     path = os.path.expanduser(path)
     places = (
         "",
@@ -145,8 +145,8 @@ def found(path):
         "playbooks/templates",
         "roles/*/files",
     )
-    return any(
-        os.path.isfile(candidate)
+    return os.path.exists(path) or any(
+        os.path.exists(candidate)
         for place in places
         for candidate in glob.glob(os.path.join(glob.escape(ROOT), place, glob.escape(path)))
     )

@@ -68,6 +68,11 @@ def within(text):
     return bool(re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.@+/-]*", text)) and ".." not in text.split("/")
 
 
+def remote(text):
+    """Is it a source that git fetches, and not a folder?"""
+    return "://" in text or bool(re.match(r"[\w.-]+@[\w.-]+:", text))
+
+
 def allowed_host(text):
     """Is it what Django's ALLOWED_HOSTS takes: a name, .NAME for all below it, an address, or *?"""
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text

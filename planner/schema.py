@@ -291,7 +291,7 @@ class Checker:
     """Checks one variable after the other; equal values on a thousand hosts are judged once."""
 
     def __init__(self, root=ROOT, found=None):
-        """found(path): is it a file on the controller? Without it no file is looked for."""
+        """found(path): is it a file or a folder on the controller? Without it no file is looked for."""
         self.found = found
         self.options, self.covered, self.defaults = load(root)
         self.seen = {}
@@ -340,8 +340,8 @@ class Checker:
             if name in USERS and not USER.match(str(value)):
                 raise ValueError("is not a name for an account: letters, digits, _ . -, 32 at most, not root")
             formats.check(name, value, needed=self.defaults.get(name))
-            if name in formats.FILES and value and self.found and not self.found(str(value)):
-                raise ValueError("is not a file on the controller")
+            if self.found:
+                self._there(name, str(value))
         except formats.FormatError as error:
             return [problem("", name, value, str(error), f"{error.mend}, or remove {name}", {name: None})]
         except ValueError as error:
@@ -352,6 +352,14 @@ class Checker:
             message, mend, rest = wrong
             return [problem("", name, value, message, mend, {name: rest})]
         return []
+
+    def _there(self, name, path):
+        if name in formats.FILES and path and not self.found(path):
+            raise formats.FormatError("is not a file on the controller", "put the file there")
+        if name == "django_app_source" and path and not formats.remote(path) and not self.found(path):
+            raise formats.FormatError(
+                "is no folder on the controller, and not a git URL", "write the project's folder or URL"
+            )
 
     def mend(self, name, value, option, default):
         better = units.suggestion(value) if name in SIZES else None

@@ -85,3 +85,8 @@ def test_a_file_of_the_controller_is_there_before_any_host_is_touched():
     (entry,) = plan["errors"]
     assert (entry["variable"], entry["message"]) == ("web_tls_certificate", "is not a file on the controller")
     assert fleet.plan(hosts, groups)["ok"]  # nobody looks without a way to
+    hosts["h"] = {"django_app_source": "/no/such/project"}
+    (entry,) = fleet.plan(hosts, groups, checker=schema.Checker(found=lambda path: False))["errors"]
+    assert entry["variable"] == "django_app_source"
+    hosts["h"] = {"django_app_source": "git@git.example.org:site.git"}
+    assert fleet.plan(hosts, groups, checker=schema.Checker(found=lambda path: False))["ok"]
