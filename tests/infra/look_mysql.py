@@ -62,6 +62,11 @@ answer = run(
             "SHOW DATABASES;",
             "SELECT COUNT(*) FROM mysql.db WHERE User = '';",
             "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM performance_schema.persisted_variables;",
+            # accounts that an old password opens, too
+            "SELECT User, Host FROM mysql.user"
+            " WHERE JSON_CONTAINS_PATH(User_attributes, 'one', '$.additional_password');"
+            if client == "mysql"
+            else "SELECT User, Host FROM mysql.global_priv WHERE JSON_LENGTH(Priv, '$.auth_or') > 1;",
             *(f"SHOW GRANTS FOR '{user}'@'{host}';" for user, host in want["accounts"]),
         ]
     ),
@@ -70,14 +75,15 @@ parts = [
     [line.split("\t") for line in part.splitlines() if line] for part in answer["out"].split(f"{mark}\n")
 ]
 # A server that is down or lets root not in has no answers: what asks for one then finds nothing.
-parts += [[]] * (5 + len(want["accounts"]) - len(parts))
+parts += [[]] * (6 + len(want["accounts"]) - len(parts))
 found["root_error"] = answer["err"] if not answer["out"] else ""
 found["users"], found["databases"] = parts[0], [row[0] for row in parts[2]]
 found["root"], found["anonymous_rights"] = parts[1][0][0] if parts[1] else "", parts[3]
 found["persisted"] = dict(parts[4])
+found["second"] = [f"{user}@{host}" for user, host in parts[5]]
 found["grants"] = {
     f"{user}@{host}": [row[0] for row in part]
-    for (user, host), part in zip(want["accounts"], parts[5:], strict=True)
+    for (user, host), part in zip(want["accounts"], parts[6:], strict=True)
 }
 found["door"] = run(*door, text="SELECT CURRENT_USER(); SHOW GRANTS;")
 found["strangers"] = {

@@ -178,6 +178,7 @@ def test_accounts_are_exactly_as_planned(name, compare):
             for places in (planned(entry), granted(found["grants"][who]))
         )
         compare(f"{who} rights", wanted, live)
+        compare(f"{who} is opened by", "one password", "two" if who in found["second"] else "one password")
         if entry["role"] == "app" and entry["max_user_connections"] < 1:
             compare(f"{who} has a limit", True, False)
     names = {entry["name"] for entry in mysql["accounts"]}

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import fcntl
 import ipaddress
+import json
 import os
 import re
 import secrets
@@ -17,13 +18,17 @@ from ansible.plugins.action import ActionBase
 
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 32
+# A rotation that is under way: {"began": when, "left": names whose new password is not made yet}.
+ROTATION = "rotation.json"
 RENEW_DAYS = 30
 CA_DAYS, SERVER_DAYS = 3650, 730
 
 
 class ActionModule(ActionBase):
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("folder", "passwords", "on_server", "unsure", "tls", "host"))
+    _VALID_ARGS = frozenset(
+        ("folder", "passwords", "on_server", "unsure", "tls", "host", "rotate", "rotated")
+    )
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
@@ -33,6 +38,10 @@ class ActionModule(ActionBase):
         self.host, self.made = wanted.get("host", ""), []
         if not self.check:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        if wanted.get("rotate") or wanted.get("rotated"):
+            with self.alone():
+                result.update(self.rotate(wanted) if wanted.get("rotate") else self.end_rotation())
+            return result
         with self.alone():
             self.refuse_orphans(wanted)
             result["passwords"] = {
@@ -111,6 +120,55 @@ class ActionModule(ActionBase):
             text = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
             self.write(file, text + "\n")
         return text
+
+    # --- rotation ----------------------------------------------------------------------------------------
+    def rotate(self, wanted):
+        """New passwords in the place of the old ones. One that was begun and cut off is gone on with, as the
+        servers may know its passwords already.
+        """
+        given, names = wanted["passwords"], list(wanted["rotate"])
+        problems = [
+            f"{self.host}: rotate_accounts: {name} is no account of ours; mend: some of {', '.join(given)}"
+            for name in names
+            if name not in given
+        ]
+        problems += [
+            f"{self.host}: mysql_{name}_password: a variable says it, so only you can change it; mend: give "
+            "it a new value and run playbook.yml (the old one is valid until all applications have it), "
+            f"or leave {name} out of rotate_accounts"
+            for name in names
+            if given.get(name)
+        ]
+        problems += [
+            f"{self.host}: mysql_{name}_password: there is no {self.path(f'mysql_{name}_password')} to "
+            "rotate; mend: copy the folder from the controller that deployed"
+            for name in names
+            if name in given and not given[name] and not self.read(f"mysql_{name}_password").strip()
+        ]
+        if problems:
+            raise AnsibleActionFail("\n".join(problems))
+        text = self.read(ROTATION)
+        state = json.loads(text) if text else None
+        if state is None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            state = {"began": now, "left": names}
+            self.write(ROTATION, json.dumps(state))
+        elif not state["left"]:
+            return {"changed": False, "began": state["began"], "resumed": True}
+        for name in list(state["left"]):
+            password = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+            self.write(f"mysql_{name}_password", password + "\n")
+            state["left"].remove(name)
+            self.write(ROTATION, json.dumps(state))
+        return {"changed": bool(self.made), "began": state["began"], "resumed": bool(text)}
+
+    def end_rotation(self):
+        """Every server and application has the new passwords."""
+        if not os.path.exists(self.path(ROTATION)):
+            return {"changed": False}
+        if not self.check:
+            os.unlink(self.path(ROTATION))
+        return {"changed": True}
 
     # --- certificates ------------------------------------------------------------------------------------
     def certificates(self, tls):

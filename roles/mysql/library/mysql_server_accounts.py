@@ -7,6 +7,7 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mysql_role import (
     PLUGIN,
+    SECOND,
     Client,
     SqlError,
     client_value,
@@ -22,20 +23,25 @@ DOCUMENTATION = """
 module: mysql_server_accounts
 short_description: Databases and accounts of a MySQL or MariaDB server
 description:
-  - Compares first, so that a second run sends no statement. Passwords never leave this module, the server
-    gets their hashes. Statements go to the client by standard input, as root by the socket.
+  - Compares first, so that a second run sends no statement. The server gets the passwords' hashes, but for a
+    new one beside an old one, which MySQL takes in clear only. Statements go to the client by standard input,
+    as root by the socket.
 options:
   flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
   socket: {description: Its Unix socket., type: path, required: true}
   databases: {description: Databases with their character set., type: list, elements: dict, required: true}
   accounts: {description: Accounts as they must be., type: list, elements: dict, required: true}
   managed: {description: Names with no other account than these, type: list, elements: str, required: true}
+  keep_old: {description: An old password stays valid until a call without this, type: bool, default: false}
   cluster: {description: Is the server meant to be a node of a cluster?, type: bool, default: false}
   client_files: {description: Option files to log in with, type: list, elements: dict}
 author: [the project]
 """
 EXAMPLES = "# see roles/mysql/tasks/main.yml\n"
-RETURN = "actions: {description: what was done, without secrets, type: list, returned: always}\n"
+RETURN = """
+actions: {description: what was done, without secrets, type: list, returned: always}
+retained: {description: accounts that an old password still opens, type: list, returned: always}
+"""
 
 ROOT_PLUGIN = {"mysql": "auth_socket", "mariadb": "unix_socket"}
 
@@ -45,24 +51,28 @@ class Accounts:
         self.module, self.wanted = module, module.params
         self.flavor = self.wanted["flavor"]
         self.client = Client(socket=self.wanted["socket"])
-        self.statements, self.actions = [], []
+        self.statements, self.actions, self.retained = [], [], []
 
     def look(self):
-        users, unusable, schema, whole, tables, databases, anonymous, root, plugins, case = self.client.query(
-            "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections"
-            " FROM mysql.user",
-            unusable_accounts(self.flavor),
-            "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE"
-            " FROM information_schema.SCHEMA_PRIVILEGES",
-            "SELECT GRANTEE, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.USER_PRIVILEGES",
-            "SELECT DISTINCT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES",
-            "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME"
-            " FROM information_schema.SCHEMATA",
-            "SELECT COUNT(*) FROM mysql.db WHERE User = ''",
-            "SHOW CREATE USER root@localhost",
-            "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'",
-            "SELECT @@lower_case_table_names",
+        users, unusable, schema, whole, tables, databases, anonymous, root, plugins, case, second = (
+            self.client.query(
+                "SELECT User, Host, plugin, HEX(authentication_string), ssl_type, max_user_connections"
+                " FROM mysql.user",
+                unusable_accounts(self.flavor),
+                "SELECT GRANTEE, TABLE_SCHEMA, PRIVILEGE_TYPE, IS_GRANTABLE"
+                " FROM information_schema.SCHEMA_PRIVILEGES",
+                "SELECT GRANTEE, PRIVILEGE_TYPE, IS_GRANTABLE FROM information_schema.USER_PRIVILEGES",
+                "SELECT DISTINCT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES",
+                "SELECT SCHEMA_NAME, DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME"
+                " FROM information_schema.SCHEMATA",
+                "SELECT COUNT(*) FROM mysql.db WHERE User = ''",
+                "SHOW CREATE USER root@localhost",
+                "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'",
+                "SELECT @@lower_case_table_names",
+                SECOND[self.flavor],
+            )
         )
+        self.second = {(row[0], row[1]) for row in second}
         self.users = {(row[0], row[1]): row[2:] for row in users}
         self.unusable = {(row[0], row[1]): row[2] for row in unusable}
         self.schema = {}
@@ -148,6 +158,17 @@ class Accounts:
             return f"IDENTIFIED WITH '{PLUGIN[self.flavor]}' AS {quoted(text)}"
         return f"IDENTIFIED VIA {PLUGIN[self.flavor]} USING {quoted(text)}"
 
+    def beside(self, password, kept):
+        """The new password as the first, the old one as the second. MySQL keeps it by itself."""
+        if self.flavor == "mysql":
+            return f"IDENTIFIED WITH '{PLUGIN[self.flavor]}' BY {quoted(password)} RETAIN CURRENT PASSWORD"
+        old = quoted(kept.decode("latin-1"))
+        return f"{self.identified(stored(self.flavor, password))} OR {PLUGIN[self.flavor]} USING {old}"
+
+    def forgotten(self, text):
+        """Only the password that the account has now."""
+        return "DISCARD OLD PASSWORD" if self.flavor == "mysql" else self.identified(text)
+
     def make_account(self, entry):
         user, host = entry["name"], entry["host"]
         who, shown = self.who(user, host), f"account {user}@{host}"
@@ -165,8 +186,23 @@ class Accounts:
         trouble = self.unusable.get((user, host), "")
         expired = "expired" in trouble  # only a new password ends that
         if plugin != PLUGIN[self.flavor] or text is None or kept != text.encode("latin-1") or expired:
-            text = stored(self.flavor, entry["password"])
-            self.do(f"{shown}: password set", f"ALTER USER {who} {self.identified(text)}")
+            if self.wanted["keep_old"] and plugin == PLUGIN[self.flavor] and kept and not trouble:
+                self.do(
+                    f"{shown}: password set, the old one stays valid for now",
+                    f"ALTER USER {who} {self.beside(entry['password'], kept)}",
+                )
+                self.retained.append(f"{user}@{host}")
+            else:
+                text = stored(self.flavor, entry["password"])
+                self.do(f"{shown}: password set", f"ALTER USER {who} {self.identified(text)}")
+        elif (user, host) in self.second:
+            if self.wanted["keep_old"]:
+                self.retained.append(f"{user}@{host}")
+            else:
+                self.do(
+                    f"{shown}: the old password is no longer valid",
+                    f"ALTER USER {who} {self.forgotten(text)}",
+                )
         if int(has_limit) != limit or (ssl_type == "ANY") != tls:
             self.do(
                 f"{shown}: limit {has_limit} -> {limit}, TLS {'required' if tls else 'not required'}",
@@ -286,6 +322,7 @@ def main():
                     "server_privileges": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "keep_old": {"type": "bool", "default": False},
             "cluster": {"type": "bool", "default": False},
             "client_files": {
                 "type": "list",
@@ -311,12 +348,13 @@ def main():
             job.grant(entry)
         if job.wanted["cluster"] and job.follows():
             job.actions.clear()  # the node that writes has them, or gets them, and sends them here
+            job.retained.clear()
         elif job.statements and not module.check_mode:
             job.client.query(*job.statements)
         job.client_files()
     except SqlError as error:
         module.fail_json(msg=f"The server did not take the accounts: {error}", actions=job.actions)
-    module.exit_json(changed=bool(job.actions), actions=job.actions)
+    module.exit_json(changed=bool(job.actions), actions=job.actions, retained=job.retained)
 
 
 if __name__ == "__main__":

@@ -382,12 +382,18 @@ def stored(flavor, password, have=b""):
         return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
     match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
     salt = match.group(1).decode("latin-1") if match else new_salt(password)
-    if any(ord(char) > 126 for char in salt):  # made by the server itself, byte for byte
+    if any(ord(char) > 127 for char in salt):  # made by the server itself, byte for byte
         return None
     return f"$A$005${salt}{sha256_crypt(password, salt)}"
 
 
 PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
+# Accounts that two passwords open: user, host.
+SECOND = {
+    "mysql": "SELECT User, Host FROM mysql.user"
+    " WHERE JSON_CONTAINS_PATH(User_attributes, 'one', '$.additional_password')",
+    "mariadb": "SELECT User, Host FROM mysql.global_priv WHERE JSON_LENGTH(Priv, '$.auth_or') > 1",
+}
 
 
 LOCKED = {
