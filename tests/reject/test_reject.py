@@ -149,7 +149,7 @@ def test_lower_case_table_names_of_existing_data(inventory):
 def test_no_space_for_the_data_directory(inventory):
     free = int(on_host("df --output=avail -B1 /var/lib/mysql").split()[-1])
     refused(
-        {"mysql_innodb_log_file_size": free + 2**30},
+        {"mysql_innodb_log_file_size": f"{free // 2**20 + 1024}M"},
         inventory,
         HOST,
         "mysql_datadir=/var/lib/mysql",
