@@ -107,6 +107,13 @@ def test_hashes_are_those_that_servers_keep(role):
     assert len(made) == 7 + 20 + 43
     assert role.shared.stored("mysql", "secret", made.encode()) == made
     assert role.shared.stored("mysql", "other", made.encode()) != made
+    # made by MySQL 9.7 itself: 10,000 rounds, a salt of any bytes below 128
+    served = bytes.fromhex(
+        "244124303041247B59627C41606B61325C15457E63152B7F19590544496A56746743"
+        "3579443777444A72746A582E416E776D5753664E4352415057374877474A527376373633"
+    )
+    assert role.shared.stored("mysql", "abc", served).encode("latin-1") == served
+    assert role.shared.stored("mysql", "abd", served).encode("latin-1") != served
 
 
 def test_the_binarys_words_name_our_variable(role):

@@ -336,7 +336,7 @@ ROUNDS = 5000
 
 
 @functools.cache  # accounts of one name share password and salt: a hundred hosts cost one computation
-def sha256_crypt(password, salt):
+def sha256_crypt(password, salt, rounds=ROUNDS):
     """Drepper's SHA-256 crypt, which caching_sha2_password stores; Python has had none since 3.13."""
     password, salt = password.encode(), salt.encode()
     again = hashlib.sha256(password + salt + password).digest()
@@ -349,7 +349,7 @@ def sha256_crypt(password, salt):
     digest = first.digest()
     p = (hashlib.sha256(password * len(password)).digest() * (len(password) // 32 + 1))[: len(password)]
     s = (hashlib.sha256(salt * (16 + digest[0])).digest() * (len(salt) // 32 + 1))[: len(salt)]
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         text = p if turn & 1 else digest
         if turn % 3:
             text += s
@@ -380,11 +380,14 @@ def stored(flavor, password, have=b""):
     if flavor == "mariadb":
         once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
         return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
-    match = re.fullmatch(rb"\$A\$005\$(.{20})(.{43})", have, re.DOTALL)
-    salt = match.group(1).decode("latin-1") if match else new_salt(password)
-    if any(ord(char) > 127 for char in salt):  # made by the server itself, byte for byte
+    match = re.fullmatch(rb"\$A\$([0-9A-F]{3})\$(.{20})(.{43})", have, re.DOTALL)
+    if not match:
+        salt = new_salt(password)
+        return f"$A$005${salt}{sha256_crypt(password, salt)}"
+    thousands, salt = match.group(1).decode(), match.group(2).decode("latin-1")
+    if any(ord(char) > 127 for char in salt):
         return None
-    return f"$A$005${salt}{sha256_crypt(password, salt)}"
+    return f"$A${thousands}${salt}{sha256_crypt(password, salt, int(thousands, 16) * 1000)}"
 
 
 PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
