@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,6 +57,18 @@ def at_once(names: list[str]) -> Callable:
         return lambda name: started()[name].result()
 
     return decorate
+
+
+def exposure_of(lines: list[str], unit: str, most: float, compare: Callable) -> None:
+    """Compare the last line of `systemd-analyze security UNIT`: 0 is nothing to attack, 10 everything."""
+    found = re.search(r"exposure level for \S+: ([0-9.]+)", " ".join(lines))
+    live = float(found.group(1)) if found else "unknown"
+    compare(f"exposure of {unit}", f"at most {most}", live, same=found is not None and live <= most)
+
+
+def confinement_of(found: list[list[str]]) -> str:
+    """The lines of /proc/PID/status that tell a confined process, in words."""
+    return ", ".join(f"{key} {value}" for key, value in found) or "no process"
 
 
 @functools.cache

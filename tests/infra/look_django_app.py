@@ -62,6 +62,9 @@ for unit in (f"{name}.service", f"{name}-trial.service", f"{name}-next.service",
     lines = run("systemctl", "show", unit, "-p", SHOW).splitlines()
     found["units"][unit] = dict(line.partition("=")[::2] for line in lines)
 
+exposed = run("systemd-analyze", "security", "--no-pager", f"{name}.service")
+found["exposure"] = exposed.splitlines()[-1:]
+
 # What runs beside gunicorn, and what its process was started with.
 found["services"] = {}
 for unit in want["services"]:

@@ -100,6 +100,8 @@ found["next"] = [line[2:].partition("=")[::2] for line in options]
 unit = run("systemctl", "show", want["unit"], "-p", "ActiveState,UnitFileState,Restart,MainPID,LimitNOFILE")
 found["unit"] = dict(line.partition("=")[::2] for line in unit["out"].splitlines())
 pid = found["unit"].get("MainPID", "0")
+found["exposure"] = run("systemd-analyze", "security", "--no-pager", want["unit"])["out"].splitlines()[-1:]
+found["confined"] = re.findall(r"^(NoNewPrivs|Seccomp):\s+(\d)", text(f"/proc/{pid}/status"), re.M)
 found["nofile"] = [
     int(word) for word in re.findall(r"^Max open files\s+(\d+)", text(f"/proc/{pid}/limits"), re.M)
 ]

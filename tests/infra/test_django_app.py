@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
-from declared import at_once, connect, load, names_in
+from declared import at_once, connect, exposure_of, load, names_in
 
 LOOK = (Path(__file__).parent / "look_django_app.py").read_bytes()
 RUN = "import base64,sys; exec(base64.b64decode(sys.argv.pop(1)))"
@@ -97,11 +97,12 @@ def test_services_beside_it_run_the_same_release(name):
         assert state["DJANGO_APP_RELEASE"] == found["release"], unit
 
 
-def test_service_is_its_own_user_in_a_sandbox(name):
+def test_service_is_its_own_user_in_a_sandbox(name, compare):
     found = unit(name)
     assert found["User"] == declared(name)["user"] != "root"
     assert (found["NoNewPrivileges"], found["ProtectSystem"]) == ("yes", "strict")
     assert (found["PrivateUsers"], found["PrivateTmp"], found["CapabilityBoundingSet"]) == ("yes", "yes", "")
+    exposure_of(look(name)["exposure"], f"{declared(name)['name']}.service", 2.0, compare)
     assert found["NeedDaemonReload"] == "no", "systemd runs an older unit file than the one on the disk"
 
 

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from declared import at_once, connect, load, names_in
+from declared import at_once, confinement_of, connect, exposure_of, load, names_in
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("mysql_role", ROOT / "roles/mysql/module_utils/mysql_role.py")
@@ -257,6 +257,16 @@ def test_the_unit_is_enabled_runs_and_restarts(name, compare):
     comes_back = unit["Restart"] in ("on-failure", "on-abnormal", "always")
     compare(f"{what} after a crash", "on-failure", unit["Restart"], same=comes_back)
     assert look(name)["uid"] not in (None, 0), f"{name}: the server runs as root, or not at all"
+
+
+@managed
+def test_the_unit_is_confined(name, compare):
+    if not declared(name)["sandbox"]:
+        pytest.skip("mysql_unit_sandbox is false")
+    found = look(name)
+    exposure_of(found["exposure"], declared(name)["unit"], 4.0, compare)
+    # what the unit says holds for a process only once it was started so
+    compare("the server's process is confined", "NoNewPrivs 1, Seccomp 2", confinement_of(found["confined"]))
 
 
 @managed

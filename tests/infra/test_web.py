@@ -8,7 +8,7 @@ import json
 import ssl
 
 import pytest
-from declared import at_once, connect, load, names_in
+from declared import at_once, confinement_of, connect, exposure_of, load, names_in
 
 
 @pytest.fixture(params=names_in("web"))
@@ -47,6 +47,8 @@ def site(name: str, path: str, **more) -> tuple[int, dict, bytes]:
 
 LOOK = r"""
 systemctl show nginx -p ActiveState,UnitFileState
+echo "exposure=$(systemd-analyze security --no-pager nginx.service | tail -n 1)"
+sed -nE 's/^(NoNewPrivs|Seccomp):[[:space:]]+/\1=/p' "/proc/$(cat /run/nginx.pid)/status"
 /usr/sbin/nginx -t -q && echo test=accepted
 stat -c 'site=%%a %%U %%G' %s
 sed -nE 's/^ *(proxy_(read|send)_timeout) +([0-9]+)s?;.*/\1=\3/p' %s
@@ -77,6 +79,15 @@ def test_nginx_runs_is_enabled_and_accepts_its_configuration(name, compare):
         compare("the certificate's key", "600 root root", found.get("key", "missing"))
     compare("nginx -t", "accepted", found.get("test") or f"rejected: {found['err']}")
     assert "stale" not in found, f"{site} is newer than the nginx that runs: reload it"
+
+
+def test_nginx_is_confined(name, compare):
+    if not declared(name)["sandbox"]:
+        pytest.skip("web_unit_sandbox is false")
+    found = service(name)
+    exposure_of([found.get("exposure", "")], "nginx.service", 4.0, compare)
+    pairs = [(key, found[key]) for key in ("NoNewPrivs", "Seccomp") if key in found]
+    compare("nginx's process is confined", "NoNewPrivs 1, Seccomp 2", confinement_of(pairs))
 
 
 def test_timeouts_of_the_proxy(name, compare):

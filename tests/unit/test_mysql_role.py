@@ -273,3 +273,47 @@ def test_the_users_word_wins_over_the_roles_own_settings(role):
     rows = role.filters.mysql_with_door(resolved, "/etc/mysql/tls", 33062, 5)["settings"]
     assert [row["value"] for row in rows if row["name"] == "ssl_ca"] == ["/mine.pem"]
     assert {row["name"]: row["value"] for row in rows}["admin_port"] == 33062
+
+
+# ---- the unit's sandbox --------------------------------------------------------------------------------
+
+
+def confined(role, **settings):
+    rows = [{"name": name, "value": value} for name, value in settings.items()]
+    return role.filters.mysql_sandbox({"settings": rows}).splitlines()
+
+
+def test_a_sandbox_hides_homes_and_the_common_tmp(role):
+    lines = confined(
+        role, datadir="/var/lib/mysql", tmpdir="/tmp", pid_file="/run/mysqld/mysqld.pid", port=3306
+    )
+    assert {"ProtectHome=true", "PrivateTmp=true", "NoNewPrivileges=true", "ProtectSystem=full"} <= set(lines)
+    assert not [line for line in lines if line.startswith("ReadWritePaths")]
+
+
+def test_no_sandbox_where_none_is_wanted(role):
+    assert role.filters.mysql_sandbox({"settings": []}, False) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "has"),
+    [
+        ({"datadir": "/home/db/data"}, {"ProtectHome=read-only", "ReadWritePaths=-/home/db/data"}),
+        ({"log-error": "/root/logs/error.log"}, {"ProtectHome=read-only", "ReadWritePaths=-/root/logs"}),
+        (
+            {"tmpdir": "/srv/a:/home/b"},
+            {"ProtectHome=read-only", "ReadWritePaths=-/home/b", "PrivateTmp=true"},
+        ),
+        ({"datadir": "/usr/local/mysql/data"}, {"ProtectHome=true", "ReadWritePaths=-/usr/local/mysql/data"}),
+        ({"socket": "/tmp/mysql.sock"}, {"PrivateTmp=false"}),
+        ({"tmpdir": "/var/tmp/db"}, {"PrivateTmp=false"}),
+        ({"ssl_key": "/home/db/key.pem"}, {"ProtectHome=read-only"}),
+    ],
+)
+def test_a_sandbox_leaves_room_for_what_the_settings_name(role, settings, has):
+    assert has <= set(confined(role, **settings))
+
+
+def test_what_the_server_only_reads_stays_read_only(role):
+    lines = confined(role, ssl_key="/home/db/key.pem", basedir="/usr", lc_messages_dir="/usr/share/mysql")
+    assert not [line for line in lines if line.startswith("ReadWritePaths")]

@@ -1,5 +1,7 @@
 """Small adapters of roles/mysql: the role's own settings, and the accounts as the module wants them."""
 
+import re
+
 from ansible.errors import AnsibleFilterError
 
 GROUP, TITLE = "server", "Certificate and administrator's door"
@@ -96,6 +98,64 @@ def mysql_folders(resolved):
     return sorted(set(found))
 
 
+# The process itself has CAP_IPC_LOCK at most. The other capabilities are for the scripts that a unit runs as
+# root before and after it, which look into its folders and become its user.
+SANDBOX = """NoNewPrivileges=true
+ProtectSystem=full
+PrivateDevices=true
+ProtectClock=true
+ProtectControlGroups=true
+ProtectHostname=true
+ProtectKernelLogs=true
+ProtectKernelModules=true
+ProtectKernelTunables=true
+ProtectProc=invisible
+LockPersonality=true
+RestrictNamespaces=true
+RestrictRealtime=true
+RestrictSUIDSGID=true
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+CapabilityBoundingSet=
+CapabilityBoundingSet=CAP_IPC_LOCK CAP_DAC_OVERRIDE CAP_SETUID CAP_SETGID
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+"""
+HOMES, READ_ONLY, SHARED = ("/home", "/root", "/run/user"), ("/usr", "/boot", "/etc"), ("/tmp", "/var/tmp")  # noqa: S108
+# Of the settings that name a path: what the server only reads.
+READS = re.compile(
+    r"^(basedir|lc_messages_dir|plugin_dir|character_sets_dir|ssl_.*|admin_ssl_.*|init_file|wsrep_.*)$"
+)
+FOLDERS = re.compile(r"dir$|^(innodb_directories|innodb_log_group_home_dir|secure_file_priv)$")
+
+
+def _below(path, places):
+    return any(path == place or path.startswith(place + "/") for place in places)
+
+
+def mysql_sandbox(resolved, wanted=True):
+    """The unit's sandbox, with room for the folders that the settings name."""
+    if not wanted:
+        return ""
+    writes, homes, shared = set(), False, False
+    for row in resolved["settings"]:
+        name, value = row["name"].replace("-", "_"), row["value"]
+        if not isinstance(value, str) or row.get("section", "mysqld") != "mysqld":
+            continue
+        for path in re.split("[:;]", value):
+            path = path.rstrip("/")
+            if not path.startswith("/"):
+                continue
+            homes = homes or _below(path, HOMES)
+            # A file in a private /tmp is nowhere to be found; temporary files are nobody else's.
+            shared = shared or (_below(path, SHARED) and not (name == "tmpdir" and path in SHARED))
+            if _below(path, HOMES + READ_ONLY) and not READS.match(name):
+                writes.add(path if FOLDERS.search(name) else path.rpartition("/")[0])
+    lines = [f"ProtectHome={'read-only' if homes else 'true'}", f"PrivateTmp={'false' if shared else 'true'}"]
+    lines += [f"ReadWritePaths=-{path}" for path in sorted(writes)]
+    return SANDBOX + "\n".join(lines) + "\n"
+
+
 def mysql_accounts(planned, names, passwords, databases, privileges, server_privileges, door_tls=True):
     """The planned accounts with their rights, and the operator's. A declaration has no `passwords`."""
     rows = []
@@ -136,5 +196,6 @@ class FilterModule:
             "mysql_value": mysql_value,
             "mysql_places": mysql_places,
             "mysql_folders": mysql_folders,
+            "mysql_sandbox": mysql_sandbox,
             "mysql_accounts": mysql_accounts,
         }

@@ -119,6 +119,7 @@ class Job:
             "NeedDaemonReload",
             "LoadState",
             "DropInPaths",
+            "NoNewPrivileges",
             "ExecStart",
             "Environment",
         )
@@ -376,6 +377,8 @@ class Job:
             self.to_set = [
                 entry for entry in self.to_set if entry["name"] not in ("max_connections", "table_open_cache")
             ]
+        if self.sandbox_waits():
+            self.reasons.append("the unit's sandbox")
         silent = {option_name(entry["name"]) for entry in self.settings} - {
             option_name(entry["name"]) for entry in self.readable()
         }
@@ -390,6 +393,19 @@ class Job:
                 self.to_reset.append(key[1])
             elif key not in new and key[1] not in managed:
                 self.reasons.append(f"{key[1]}: {old[key]} -> no longer set")
+
+    def sandbox_waits(self):
+        """Is the process confined otherwise than its unit says, or is to say?"""
+
+        def confining(text):
+            rest = ("#", "LimitNOFILE=", "Restart=", "RestartSec=")
+            return [line for line in (text or "").splitlines() if line and not line.startswith(rest)]
+
+        ours = "NoNewPrivileges=true" in self.wanted["drop_in"] and self.unit.get("NeedDaemonReload") == "yes"
+        free = re.search(r"(?m)^NoNewPrivs:\s+0", read_text(f"/proc/{self.pid}/status") or "")
+        return confining(self.drop_in_before) != confining(self.wanted["drop_in"]) or bool(
+            free and (ours or self.unit.get("NoNewPrivileges") == "yes")
+        )
 
     @staticmethod
     def lines(text):
@@ -614,6 +630,10 @@ class Job:
         self.said += [
             line.strip() for line in journal.stdout.splitlines() if re.search(r"ERROR|rror:|atal", line)
         ]
+        for status in sorted(set(re.findall(r"status=(2\d\d/[A-Z_]+)", journal.stdout))):
+            self.said.append(
+                f"systemd cannot make the unit's sandbox here ({status}); mend: set mysql_unit_sandbox: false"
+            )
         self.said = list(dict.fromkeys(self.said))[-12:] or [done.stderr.strip() or "no answer on the socket"]
         return False
 

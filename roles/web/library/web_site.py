@@ -21,6 +21,8 @@ options:
   certificate_path: {description: Where it goes., type: path, required: true}
   key: {description: Its key; empty for none., type: str, default: ""}
   key_path: {description: Where it goes., type: path, required: true}
+  drop_in: {description: The unit's drop-in; empty for none., type: str, default: ""}
+  drop_in_path: {description: Where it goes., type: path, required: true}
 author: [the project]
 """
 EXAMPLES = "# see roles/web/tasks/main.yml\n"
@@ -86,6 +88,8 @@ class Site:
         if wanted["certificate"]:
             self.files[wanted["certificate_path"]] = (wanted["certificate"], 0o644)
             self.files[wanted["key_path"]] = (wanted["key"], 0o600)
+        self.drop_in = wanted["drop_in_path"]
+        self.files[self.drop_in] = (wanted["drop_in"] or None, 0o644)
         self.secret_path = wanted["key_path"]
         self.actions, self.diff = [], []
 
@@ -94,7 +98,7 @@ class Site:
         found = {}
         for path, (text, mode) in self.files.items():
             before = read(path)
-            if before != text or mode_of(path) != (mode, 0, 0):
+            if before != text or (text is not None and mode_of(path) != (mode, 0, 0)):
                 found[path] = (before, text, mode)
         if os.path.islink(EXAMPLE):
             found[EXAMPLE] = (os.readlink(EXAMPLE), None, 0)
@@ -102,9 +106,10 @@ class Site:
 
     def place(self, differing):
         """Place the files and have nginx judge everything; taken back where it says no."""
-        write(PENDING, "", 0o600)
+        write(PENDING, "restart" if self.drop_in in differing else read(PENDING) or "", 0o600)
         try:
             for path, (_, text, mode) in differing.items():
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 write(path, text, mode)
                 if text is not None:
                     os.chown(path, 0, 0)
@@ -122,26 +127,49 @@ class Site:
         write(PENDING, None, 0)
         self.module.fail_json(msg=f"{said}. The previous files are back; nginx went on with them.")
 
-    def serve(self, placed):
+    def serve(self, differing):
         """nginx enabled, running, and running with these files."""
-        _, shown = run("systemctl", "show", "nginx.service", "--property=ActiveState,UnitFileState")
+        names = "ActiveState,UnitFileState,NeedDaemonReload,NoNewPrivileges,MainPID"
+        _, shown = run("systemctl", "show", "nginx.service", f"--property={names}")
         state = dict(line.partition("=")[::2] for line in shown.splitlines())
+        confine = self.drop_in in differing or read(PENDING) == "restart"
+        if state.get("NoNewPrivileges") == "yes" and state.get("ActiveState") == "active":
+            confine = confine or "NoNewPrivs:\t0" in (read(f"/proc/{state.get('MainPID')}/status") or "")
+        if (confine or state.get("NeedDaemonReload") == "yes") and not self.module.check_mode:
+            run("systemctl", "daemon-reload")
         if state.get("UnitFileState") != "enabled":
             self.act("nginx enabled", "systemctl", "enable", "--quiet", "nginx.service")
         if state.get("ActiveState") != "active":
             self.act("nginx started", "systemctl", "start", "nginx.service")
-        elif placed or os.path.exists(PENDING):
+        elif confine:  # a reload would keep the process as it is
+            self.act(
+                "nginx restarted",
+                "systemctl",
+                "restart",
+                "nginx.service",
+                drop_in=differing.get(self.drop_in),
+            )
+        elif differing or os.path.exists(PENDING):
             self.act("nginx reloaded", "systemctl", "reload", "nginx.service")
         if not self.module.check_mode:
             write(PENDING, None, 0)
 
-    def act(self, what, *words):
+    def act(self, what, *words, drop_in=None):
         self.actions.append(what)
         if self.module.check_mode:
             return
         code, said = run(*words)
         if code:
             _, log = run("journalctl", "--unit=nginx.service", "--lines=15", "--no-pager", "--output=cat")
+            if drop_in:  # back to the unit that served
+                write(self.drop_in, drop_in[0], 0o644)
+                run("systemctl", "daemon-reload")
+                code, _ = run("systemctl", "start", "nginx.service")
+                said += (
+                    f"; {self.drop_in} is as it was, and nginx "
+                    f"{'does not start either' if code else 'serves again'}; mend: give nginx what it needs "
+                    "in a drop-in of your own, or set web_unit_sandbox: false"
+                )
             self.module.fail_json(msg=f"`{' '.join(words)}` failed: {said}\n{log}", actions=self.actions)
 
     def run(self):
@@ -156,7 +184,7 @@ class Site:
                 )
         if differing and not self.module.check_mode:
             self.place(differing)
-        self.serve(bool(differing))
+        self.serve(differing)
         self.module.exit_json(
             changed=bool(self.actions), installed=True, actions=self.actions, diff=self.diff
         )
@@ -173,6 +201,8 @@ def main():
             "certificate_path": path,
             "key": text | {"no_log": True},
             "key_path": path | {"no_log": False},
+            "drop_in": text,
+            "drop_in_path": path,
         },
         supports_check_mode=True,
     )
