@@ -111,6 +111,7 @@ MINIMA = {
     "backup_keep_weekly": 0,
     "backup_proof_max_age": 1,
     "mysql_admin_connections": 1,
+    "mysql_restart_wait": 0,
     "mysql_start_timeout": 1,
     "mysql_cluster_drain_timeout": 0,
     "mysql_cluster_join_timeout": 1,
@@ -140,6 +141,7 @@ DAY = 86400  # no wait of a running site is longer
 MAXIMA.update(
     dict.fromkeys(
         (
+            "mysql_restart_wait",
             "mysql_start_timeout",
             "mysql_cluster_drain_timeout",
             "mysql_cluster_join_timeout",

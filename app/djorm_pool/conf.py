@@ -71,7 +71,8 @@ class Options:
     connect_retry: float = 5
     """How long a new checkout waits for a server that cannot be reached; 0: fail at once."""
     renew_file: str = ""
-    """When this file changes, the address leads to another server: connections opened before go, unharmed."""
+    """When this file changes, connections opened before are no longer good (the address leads to another
+    server, the server has other values for sessions): they go, unharmed."""
     leak_after: float = 0
     """Log a connection that is held for longer, with thread, age, path and stack; 0: off."""
     leak_stack: bool = False

@@ -55,5 +55,6 @@ def _row(options: Any, pools: list[Any]) -> dict[str, Any]:
     row["server"] = {k: v for k, v in server.items() if k != "known"}
     row["options"] = options.as_dict()
     row["pessimistic"] = options.pessimistic
+    row["renewed"] = max((p.renewed for p in pools if p.renewed is not None), default=None)
     row["pid"] = os.getpid()
     return row

@@ -754,6 +754,13 @@ class FairPool(QueuePool):
             logger.info("connections of %s opened before %s changed go", self.label, self.options.renew_file)
             self.close_idle()
 
+    @property
+    def renewed(self) -> int | None:
+        """When renew_file last changed (nanoseconds since 1970), as far as this pool knows: its connections
+        are younger, or go when they come back.
+        """
+        return self._renewal[0] if self._renewal else None
+
     def dispose(self) -> None:
         """SQLAlchemy's name for close_idle()."""
         self.close_idle()

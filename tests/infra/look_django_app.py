@@ -113,6 +113,12 @@ for root, folders, files in os.walk(home):
         if status.st_mode & 0o004 and stat.S_ISREG(status.st_mode):
             readable.append(path)
 
+# When the server last got other values for sessions.
+try:
+    found["renew"] = os.stat(f"{etc}/renew").st_mtime_ns
+except OSError:
+    found["renew"] = None
+
 # Every secret of the environment file, looked for wherever others can read.
 secrets, found["configured"] = {}, {}
 for line in text(f"{etc}/environment").splitlines():

@@ -85,6 +85,17 @@ found["grants"] = {
     f"{user}@{host}": [row[0] for row in part]
     for (user, host), part in zip(want["accounts"], parts[6:], strict=True)
 }
+# Session values of everybody who is connected now; MariaDB tells no session about another one.
+found["sessions"] = rows(
+    run(
+        *root,
+        text="SELECT t.PROCESSLIST_ID, t.PROCESSLIST_USER, v.VARIABLE_NAME, v.VARIABLE_VALUE"
+        " FROM performance_schema.variables_by_thread v JOIN performance_schema.threads t USING (THREAD_ID)"
+        " WHERE t.PROCESSLIST_USER IS NOT NULL;\n",
+    )
+    if client == "mysql"
+    else {"out": ""}
+)
 found["door"] = run(*door, text="SELECT CURRENT_USER(); SHOW GRANTS;")
 found["strangers"] = {
     "root over TCP": run(client, *tcp, "--user=root", "-e", "SELECT 1"),

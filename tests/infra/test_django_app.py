@@ -228,6 +228,15 @@ def test_pool_is_within_its_bound(name):
             assert pool["checked_out"] + pool["idle"] <= pool["peak"] <= bound, f"process {worker['pid']}"
 
 
+def test_no_pooled_session_is_older_than_the_servers_values(name, compare):
+    for worker in workers(name):
+        for alias, pool in worker["pools"].items():
+            watched = pool["options"]["renew_file"].startswith(declared(name)["etc"])
+            if watched and pool["checked_out"] + pool["idle"]:
+                where = f"process {worker['pid']}, database {alias}"
+                compare(f"sessions since, {where}", look(name)["renew"], pool["renewed"])
+
+
 def test_pooled_session_in_every_worker_process(name, compare):
     app = declared(name)
     for worker in workers(name):

@@ -150,6 +150,30 @@ def test_a_plain_session_gets_what_is_declared(name, compare):
             )
 
 
+# What the site's sessions set for themselves.
+SITES_OWN = (
+    "transaction_isolation",
+    "innodb_lock_wait_timeout",
+    "lock_wait_timeout",
+    "wait_timeout",
+    "sql_mode",
+)
+
+
+@managed
+def test_no_session_of_the_application_has_an_older_value(name, compare):
+    """MySQL alone tells of other sessions; the pools' own word: test_django_app.py."""
+    app = {entry["name"] for entry in declared(name)["accounts"] if entry["role"] == "app"}
+    live = {}
+    for _number, user, variable, value in look(name)["sessions"]:
+        if user in app and variable not in SITES_OWN:
+            live.setdefault(variable, set()).add(value)
+    for entry in readable(name):
+        for value in live.get(entry["variable"], ()):
+            same = mysql_role.matches(entry["value"], value, entry["compare"])
+            compare(f"sessions' {entry['variable']}", entry["file_value"] or entry["value"], value, same=same)
+
+
 @managed
 def test_the_server_may_open_the_files_it_needs(name, compare):
     found, need = look(name), declared(name)["limits"]["nofile"]

@@ -433,6 +433,8 @@ class ActionModule(ActionBase):
         names = (
             "units",
             "services",
+            "renewal",
+            "renew_also",
             "socket",
             "health_path",
             "health_timeout",

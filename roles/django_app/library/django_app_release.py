@@ -52,6 +52,8 @@ options:
   keep_build_packages: {description: "Leave them installed.", type: bool, default: false}
   project_settings: {description: "The project's settings module.", type: str}
   environment: {description: "What the service reads from its environment.", type: dict, default: {}}
+  renewal: {description: "A fingerprint of what the server gives new sessions.", type: str}
+  renew_also: {description: "The file that the pools watch, where it is not ours.", type: str}
   secret_environment: {description: "The same, secret.", type: dict, default: {}}
   units: {description: "Unit files by name.", type: dict, default: {}}
   services: {description: "Those of them that run beside gunicorn.", type: list, elements: str, default: []}
@@ -749,12 +751,24 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
     def look(self):
         """Is there anything to hand over? Where there is not, that is a claim; ask the running service."""
         *_, needed = self.assess()
+        renewed = os.path.exists(f"{self.etc}/environment") and self.renew()
         if not needed and not self.module.check_mode:
             problem, _ = self.healthy(self.main, self.p["release"])
             if problem:
                 self.wait_healthy(self.main, self.p["release"])
             self.http()
-        return {"changed": False, "needed": needed}
+        return {"changed": renewed, "needed": needed}
+
+    def renew(self):
+        """Sessions that were opened before the server got other values go: the pools watch this file."""
+        path, wanted = f"{self.etc}/renew", self.p["renewal"]
+        if not wanted or read(path) == wanted:
+            return False
+        if not self.module.check_mode:
+            self.put({path: (wanted, 0o644, 0)})
+            if self.p["renew_also"] and os.path.exists(self.p["renew_also"]):
+                os.utime(self.p["renew_also"])
+        return True
 
     def activate(self):
         release = self.p["release"]
@@ -776,6 +790,7 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
         rebind = listener_file in changed and serving
         try:
             os.makedirs(self.etc, 0o755, exist_ok=True)
+            self.renew()
             self.put({path: wanted[path] for path in changed})
             if flip:
                 link(self.path("current"), os.path.join("releases", release))
@@ -897,6 +912,8 @@ def main():
             "units": {"type": "dict", "default": {}},
             "services": {"type": "list", "elements": "str", "default": []},
             "ca": text,
+            "renewal": text,
+            "renew_also": text,
             "socket": {"type": "path"},
             "health_path": text,
             "health_timeout": {"type": "int", "default": 20},

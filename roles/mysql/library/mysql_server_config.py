@@ -56,6 +56,8 @@ options:
   restart_policy: {description: What to do when static variables differ., type: str, default: auto,
                    choices: [auto, report, never]}
   start_timeout: {description: Seconds that a start may take., type: int, default: 300}
+  restart: {description: Restart although nothing asks for it., type: bool, default: false}
+  restart_wait: {description: Seconds a restart waits for transactions; 0 for none., type: int, default: 60}
 author: [the project]
 """
 EXAMPLES = "# see roles/mysql/tasks/main.yml\n"
@@ -67,6 +69,13 @@ actions: {description: what was done, type: list, returned: always}
 
 MIB = 1024**2
 FUTILE = "/run/mysql-role-futile"  # a restart that did not help; gone with the next boot
+# Transactions that are waited for: open for 2 s. What is younger is over before a restart is.
+OPEN = (
+    "SELECT t.trx_mysql_thread_id, p.USER, p.HOST, TIMESTAMPDIFF(SECOND, t.trx_started, NOW())"
+    " FROM information_schema.INNODB_TRX t"
+    " JOIN information_schema.PROCESSLIST p ON p.ID = t.trx_mysql_thread_id"
+    " WHERE t.trx_started <= NOW() - INTERVAL 2 SECOND AND p.ID <> CONNECTION_ID() ORDER BY t.trx_started"
+)
 APPARMOR, APPARMOR_LOCAL = "/etc/apparmor.d/usr.sbin.mysqld", "/etc/apparmor.d/local/usr.sbin.mysqld"
 # A fresh data directory: system tables, undo and temporary tablespaces (measured, without the redo log).
 FRESH = {"mysql": 220 * MIB, "mariadb": 130 * MIB}
@@ -393,6 +402,8 @@ class Job:
                 self.to_reset.append(key[1])
             elif key not in new and key[1] not in managed:
                 self.reasons.append(f"{key[1]}: {old[key]} -> no longer set")
+        if self.wanted["restart"]:
+            self.reasons.append("playbooks/restart.yml")
 
     def sandbox_waits(self):
         """Is the process confined otherwise than its unit says, or is to say?"""
@@ -427,6 +438,26 @@ class Job:
     def futile(self):
         """We restarted for this before, it did not help, and nothing has changed since."""
         return (read_text(FUTILE) or "").strip() == self.fingerprint()
+
+    def wait_for_transactions(self):
+        """Until no transaction would be cut off that took long to come this far. Not for ever."""
+        limit = self.wanted["restart_wait"]
+        give_up = time.monotonic() + limit
+        while limit:
+            rows = self.client.query(OPEN)[0]
+            if not rows:
+                return
+            if time.monotonic() >= give_up:
+                who = ", ".join(
+                    f"connection {number} of {user}@{host.partition(':')[0]}, {seconds} s"
+                    for number, user, host, seconds in rows
+                )
+                raise Refusal(
+                    f"mysql_restart_wait={limit}: a restart ({'; '.join(self.reasons)}) would cut off "
+                    f"transactions that are still open after {limit} s: {who}; nothing was changed; mend: "
+                    f"KILL {rows[0][0]}, or set mysql_restart_wait higher, or to 0 to cut them off"
+                )
+            time.sleep(0.5)
 
     # --- doing it ----------------------------------------------------------------------------------------
     def owner(self):
@@ -561,6 +592,12 @@ class Job:
                 self.actions.append(f"live {name}: {before.get(name)} -> {self.live.get(name)}")
         if self.reasons and self.wanted["restart_policy"] == "never":
             self.undo(done, before)
+        if self.reasons and self.wanted["restart_policy"] == "auto":
+            try:
+                self.wait_for_transactions()
+            except Refusal:
+                self.undo(done, before)
+                raise
 
     def fallback(self, name):
         """What holds where our file says nothing: another file's word, else the server's default."""
@@ -728,6 +765,8 @@ def main():
             "tls_path": {"type": "path", "default": "/etc/mysql/tls"},
             "restart_policy": {"type": "str", "default": "auto", "choices": ["auto", "report", "never"]},
             "start_timeout": {"type": "int", "default": 300},
+            "restart": {"type": "bool", "default": False},
+            "restart_wait": {"type": "int", "default": 60},
             "cluster": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -770,7 +809,7 @@ def work(job, module):
     enabled = job.unit.get("UnitFileState") == "enabled"
     policy = wanted["restart_policy"]
     refuse_restart(job, policy)
-    if job.reasons and policy == "auto" and job.futile():
+    if job.reasons and policy == "auto" and not wanted["restart"] and job.futile():
         raise Refusal(
             "The server was started with this very file and still differs: "
             + "; ".join(job.reasons)
@@ -804,6 +843,8 @@ def work(job, module):
         return result | {"changed": changed, "actions": would, "diff": diff}
 
     job.pending = []
+    if job.running and job.reasons and policy == "auto":
+        job.wait_for_transactions()
     if job.running and (not job.reasons or policy == "report"):
         job.set_live()
         refuse_restart(job, policy)

@@ -82,7 +82,7 @@ class Client:
         if done.returncode != 0:
             raise SqlError(done.stderr.strip() or f"the client ended with {done.returncode}")
         results = [[]]
-        for line in done.stdout.rstrip("\n").split("\n"):
+        for line in done.stdout.split("\n")[:-1]:  # every row ends its line; no row, no line
             if line == mark:
                 results.append([])
             else:
