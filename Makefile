@@ -35,6 +35,12 @@ plan: setup ## the connection budget and the parameters, no host touched; INVENT
 rollback: setup ## back to the release before, or to one that is kept: RELEASE=ID; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/rollback.yml $(if $(RELEASE),-e rollback_release=$(RELEASE))
 
+rotate: setup ## new passwords for the servers' accounts, while the site serves; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/rotate.yml
+
+restart: setup ## the servers, one after the other; waits for long transactions; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/restart.yml
+
 backup: setup ## a backup of every server that has backup_repository, and its proof, now; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/backup.yml
 
@@ -81,4 +87,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback backup restore verify test test-fast test-long chaos chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback rotate restart backup restore verify test test-fast test-long chaos chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean

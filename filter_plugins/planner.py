@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from planner import catalogue, cluster, errors, fleet, schema, settings  # noqa: E402
+from planner import catalogue, cluster, errors, fleet, formats, schema, settings  # noqa: E402
 
 NAMES = (*catalogue.BY_VARIABLE, "mysql_extra_settings", "mysql_fit", "mysql_profile")
 READ_ALSO = ("ansible_host",)
@@ -79,6 +79,7 @@ class Inventory:
     def __init__(self, hostvars, prefixes):
         self.hostvars, self.prefixes = hostvars, tuple(prefixes)
         self.raw, self.warnings, self.errors = {}, [], []
+        self.opened = set()
 
     def host(self, name):
         reader = getattr(self.hostvars, "raw_get", None)
@@ -91,6 +92,7 @@ class Inventory:
             if variable.startswith(self.prefixes) or variable in READ_ALSO:
                 if secret(variable, value):
                     own[variable] = HIDDEN
+                    self.open(name, variable, value)
                 elif not dynamic(value):
                     own[variable] = value
                 else:
@@ -98,6 +100,24 @@ class Inventory:
         facts = raw.get("ansible_facts") or {}
         own["ansible_facts"] = {key: facts[key] for key in FACTS if key in facts}
         return own
+
+    def open(self, name, variable, value):
+        """A vault that nobody can open stops the run here, not half-way on a host. Once for each value."""
+        if not type(value).__name__.startswith("Encrypted") or (variable, id(value)) in self.opened:
+            return
+        self.opened.add((variable, id(value)))
+        wrong = None
+        try:
+            formats.check(variable, str(self.hostvars[name][variable]))
+        except formats.FormatError as error:
+            wrong = str(error), f"{error.mend} (echo adds a line break, printf adds none)"
+        except Exception:  # Ansible's kinds differ between its versions
+            wrong = (
+                "its vault cannot be opened: there is no password for it, or a wrong one",
+                "--vault-password-file, --ask-vault-pass or ANSIBLE_VAULT_PASSWORD_FILE",
+            )
+        if wrong:
+            self.errors.append(errors.problem(name, variable, HIDDEN, *wrong))
 
     def template(self, name, variable, own):
         try:

@@ -44,6 +44,31 @@ def play(folder: Path, hosts: dict, groups: dict, *more: str) -> tuple[int, str,
     return run.returncode, run.stdout + run.stderr, sorted({*os.listdir(folder)} - {"hosts.yml"})
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_vault_that_cannot_be_opened_or_holds_two_lines(opened, tmp_path):
+    (tmp_path / "password").write_text("right")
+    key = ("--vault-password-file", tmp_path / "password")
+    made = subprocess.run(
+        ["ansible-vault", "encrypt_string", *key, "--stdin-name", "mysql_app_password"],
+        input="never-shown\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    (tmp_path / "vault.yml").write_text(made.stdout)
+    groups = {"database": ["h"], "application": ["h"], "web": ["h"]}
+    more = key if opened else ()
+    status, output, left = play(
+        tmp_path / "paper", {"h": {}}, groups, "playbook.yml", *more, "-e", f"@{tmp_path}/vault.yml"
+    )
+    assert status != 0
+    words = "has a line break" if opened else "its vault cannot be opened"
+    assert f"h: mysql_app_password=(hidden): {words}" in output
+    assert "never-shown" not in output
+    assert left == []
+
+
 @pytest.fixture(scope="session")
 def refusals(request, tmp_path_factory):
     """Each wanted case's run, all started at the first question."""

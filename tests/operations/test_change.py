@@ -1,0 +1,65 @@
+"""Server changes under load: live ones reach every session, restarts wait for what they would cut off."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import site_operations as site
+
+
+@pytest.mark.parametrize("value", ["384K", "256K"])
+def test_a_live_change_restarts_nothing_and_reaches_every_session(value):
+    before = {host: site.server_start(host) for host in site.SERVERS}
+    renewed = site.session_values("ops-mariadb", "sort_buffer_size")
+    with site.load() as loads:
+        run = site.play(
+            "playbook.yml", variables={"mysql_sort_buffer_size": value}
+        ).finish()  # with the proof
+    assert run.status == 0, run.text[-3000:]
+    site.nothing_failed(loads)
+    assert {host: site.server_start(host) for host in site.SERVERS} == before
+    assert site.session_values("ops-mysql", "sort_buffer_size") == {str(int(value[:-1]) * 1024)}
+    now = site.session_values("ops-mariadb", "sort_buffer_size")
+    assert len(now) == 1
+    assert now != renewed
+
+
+def held(host: str, seconds: int) -> None:
+    """A transaction that is open for SECONDS, by somebody else."""
+    statements = "echo 'START TRANSACTION; SELECT COUNT(*) FROM journal.journal_entry FOR UPDATE;'"
+    held = f"({statements}; sleep {seconds}) | {site.SERVERS[host]} -BN"
+    site.on(host, f"systemd-run --quiet --unit=held sh -c {shlex.quote(held)}; sleep 3")
+
+
+@pytest.mark.parametrize("host", site.SERVERS)
+def test_a_restart_that_would_cut_off_a_transaction_is_refused(host):
+    before = site.server_start(host)
+    held(host, 30)
+    try:
+        run = site.play("playbooks/restart.yml", variables={"mysql_restart_wait": 2}).finish()
+        assert run.status != 0
+        assert (
+            "mysql_restart_wait=2: a restart (playbooks/restart.yml) would cut off transactions" in run.text
+        )
+        assert "of root@localhost" in run.text
+        assert site.server_start(host) == before
+        change = {"mysql_restart_wait": 2, "mysql_back_log": 700}  # static
+        run = site.play("playbook.yml", variables=change).finish()
+        assert run.status != 0
+        assert "back_log: " in run.text
+        assert "nothing was changed" in run.text
+        assert site.server_start(host) == before
+        assert "700" not in site.on(host, "grep -rh back_log /etc/mysql/ || true")
+    finally:
+        site.on(host, "systemctl stop held || true")
+
+
+def test_servers_restart_one_after_the_other_and_only_what_is_in_flight_fails():
+    before = {host: site.server_start(host) for host in site.SERVERS}
+    with site.load() as loads:
+        run = site.play("playbooks/restart.yml").finish()
+    assert run.status == 0, run.text[-3000:]
+    assert all(site.server_start(host) != before[host] for host in site.SERVERS)
+    for one in loads.values():
+        assert len(one.failures) <= one.clients, one.failures
