@@ -35,7 +35,7 @@ def held(host: str, seconds: int) -> None:
 @pytest.mark.parametrize("host", site.SERVERS)
 def test_a_restart_that_would_cut_off_a_transaction_is_refused(host):
     before = site.server_start(host)
-    held(host, 30)
+    held(host, 600)
     try:
         run = site.play("playbooks/restart.yml", variables={"mysql_restart_wait": 2}).finish()
         assert run.status != 0
