@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Mapping
 
@@ -31,6 +32,7 @@ FACTS = (
     "distribution_major_version",
 )
 HIDDEN = "(hidden)"
+VAULT = "no password given here opens its vault"
 
 
 def mysql_settings(user, flavor, version, host=None, demand=None):
@@ -184,9 +186,72 @@ def fleet_plan(hostvars, database, application, web=(), defaults=None):
     )
 
 
+def sealed(value):
+    """Is a part of it vault-encrypted?"""
+    if isinstance(value, Mapping):
+        return any(sealed(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(sealed(item) for item in value)
+    return type(value).__name__.startswith(("Encrypted", "AnsibleVault"))
+
+
+def opened(value):
+    """Decrypts throughout; the text goes nowhere."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            opened(item)
+    else:
+        str(settled(value))
+
+
+def reason_of(error):
+    """What the first cause says, on one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if re.search(r"no vault secrets|vault exception|decrypt", text, re.IGNORECASE):
+        return VAULT
+    text = text.removeprefix("A captured exception marker was tripped: ")
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def closed_secrets(hostvars, hosts):
+    """Secrets that cannot be read here (in a vault without its password): a line for each."""
+    found = {}
+    for host in dict.fromkeys(hosts):
+        raw = hostvars.raw_get(host) if hasattr(hostvars, "raw_get") else hostvars[host]
+        for name, value in raw.items():
+            ours = name.startswith((*schema.PREFIXES, "ansible_"))
+            named = secret(name, value) or name in ("django_app_environment", "backup_environment")
+            if not ours or not (sealed(value) or (named and dynamic(value))):
+                continue
+            try:
+                opened(hostvars[host][name])
+            except Exception as error:  # vaults, look-ups and templates fail in many ways
+                found.setdefault((name, reason_of(error)), []).append(str(host))
+    return [
+        errors.line(
+            errors.problem(
+                ", ".join(names),
+                variable,
+                HIDDEN,
+                f"cannot be read: {reason}",
+                "give the vault's password (--ask-vault-pass, --vault-password-file or "
+                "ANSIBLE_VAULT_PASSWORD_FILE)"
+                if reason == VAULT
+                else f"correct {variable}",
+            )
+        )
+        for (variable, reason), names in found.items()
+    ]
+
+
 class FilterModule:
     def filters(self):
         return {
+            "closed_secrets": closed_secrets,
             "fleet_plan": fleet_plan,
             "mysql_settings": mysql_settings,
             "cluster_decision": cluster.decide,
