@@ -12,8 +12,6 @@ from planner import gtid, units, versions
 
 TOPOLOGIES = ("standalone", "galera", "group_replication")
 FLAVOR = {"galera": "mariadb", "group_replication": "mysql"}
-# Made by roles/mysql_cluster; more is refused until it is.
-DEPLOYED = ("galera",)
 TITLE = {"galera": "Galera", "group_replication": "Group Replication"}
 # What roles/mysql_cluster sets itself; the server's own file would be read after it.
 OWNED = {
@@ -92,16 +90,6 @@ class Cluster:
                     f"set mysql_topology to {self.kind} for the whole group database",
                     {"mysql_topology": self.kind},
                 )
-        if self.kind not in DEPLOYED:
-            self.refuse(
-                self.leader,
-                "mysql_topology",
-                self.kind,
-                "cannot be deployed yet",
-                "set mysql_topology to galera, on MariaDB",
-                {"mysql_topology": "galera", "mysql_flavor": "mariadb"},
-                every=True,
-            )
         self.check_size()
         self.check_flavors()
         self.check_server_ids()

@@ -156,6 +156,7 @@ def test_a_deadlock(server, alias):
         (1213, "Deadlock found when trying to get lock"),
         (1290, "The MySQL server is running with the --super-read-only option"),
         (1836, "Running in read-only mode"),
+        (4094, "Blocked while function 'group_replication_set_as_primary()' is executing"),
         (3100, "Error on observer while running replication hook 'before_commit'."),
         (3101, "Plugin instructed the server to rollback the current transaction."),
     ],

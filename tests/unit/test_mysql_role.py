@@ -317,3 +317,19 @@ def test_a_sandbox_leaves_room_for_what_the_settings_name(role, settings, has):
 def test_what_the_server_only_reads_stays_read_only(role):
     lines = confined(role, ssl_key="/home/db/key.pem", basedir="/usr", lc_messages_dir="/usr/share/mysql")
     assert not [line for line in lines if line.startswith("ReadWritePaths")]
+
+
+@pytest.mark.parametrize(
+    ("out", "rows"),
+    [
+        ("", [[]]),
+        ("\n", [[[""]]]),
+        ("1\ta\\tb\n2\tNULL\n", [[["1", "a\tb"], ["2", None]]]),
+        ("1\n--next--\n", [[["1"]], []]),
+        ("--next--\n1\n", [[], [["1"]]]),
+    ],
+)
+def test_rows_of_every_statement(role, monkeypatch, out, rows):
+    done = types.SimpleNamespace(returncode=0, stdout=out, stderr="")
+    monkeypatch.setattr(role.shared, "run", lambda *_, **__: done)
+    assert role.shared.Client(socket="/s").query("a", "b") == rows

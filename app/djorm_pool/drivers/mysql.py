@@ -31,7 +31,10 @@ def _not_ready(error: BaseException) -> bool:
         return "read-only" in text or "read_only" in text
     if code == 1180:
         return "replication" in text
-    return code == 1836 or (code == 1047 and "wsrep" in text)
+    # 4094: the group is choosing another writer, with a time-out that somebody gave it
+    return (
+        code == 1836 or (code == 1047 and "wsrep" in text) or (code == 4094 and "group_replication" in text)
+    )
 
 
 class MySQLDriver(Driver):
