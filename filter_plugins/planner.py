@@ -32,7 +32,7 @@ FACTS = (
     "distribution_major_version",
 )
 HIDDEN = "(hidden)"
-VAULT = "no password given here opens its vault"
+VAULT = "its vault cannot be opened: there is no password for it, or a wrong one"
 
 
 def mysql_settings(user, flavor, version, host=None, demand=None):
@@ -75,6 +75,35 @@ def secret(name, value):
     )
 
 
+def sealed(value):
+    """Is a part of it vault-encrypted?"""
+    if isinstance(value, Mapping):
+        return any(sealed(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(sealed(item) for item in value)
+    return type(value).__name__.startswith(("Encrypted", "AnsibleVault"))
+
+
+def opened(value):
+    """The value with all its texts decrypted."""
+    if isinstance(value, Mapping):
+        return {key: opened(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [opened(item) for item in value]
+    return str(settled(value))
+
+
+def reason_of(error):
+    """What the first cause says, on one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if re.search(r"no vault secrets|vault exception|decrypt", text, re.IGNORECASE):
+        return VAULT
+    text = text.removeprefix("A captured exception marker was tripped: ")
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 class Inventory:
     """Reads hostvars without templating what needs none: a thousand hosts in seconds."""
 
@@ -97,6 +126,8 @@ class Inventory:
                     self.open(name, variable, value)
                 elif not dynamic(value):
                     own[variable] = value
+                    if sealed(value):
+                        self.open(name, variable, value)
                 else:
                     self.template(name, variable, own)
         facts = raw.get("ansible_facts") or {}
@@ -104,20 +135,22 @@ class Inventory:
         return own
 
     def open(self, name, variable, value):
-        """A vault that nobody can open stops the run here, not half-way on a host. Once for each value."""
-        if not type(value).__name__.startswith("Encrypted") or (variable, id(value)) in self.opened:
+        """A secret that nobody can read stops the run here, not half-way on a host. Once for each value."""
+        if not (sealed(value) or dynamic(value)) or (variable, id(value)) in self.opened:
             return
         self.opened.add((variable, id(value)))
         wrong = None
         try:
-            formats.check(variable, str(self.hostvars[name][variable]))
+            text = opened(self.hostvars[name][variable])
+            formats.check(variable, text)
         except formats.FormatError as error:
             wrong = str(error), f"{error.mend} (echo adds a line break, printf adds none)"
-        except Exception:  # Ansible's kinds differ between its versions
-            wrong = (
-                "its vault cannot be opened: there is no password for it, or a wrong one",
-                "--vault-password-file, --ask-vault-pass or ANSIBLE_VAULT_PASSWORD_FILE",
-            )
+        except Exception as error:  # Ansible's kinds differ between its versions
+            reason = reason_of(error)
+            if reason == VAULT:
+                wrong = reason, "--vault-password-file, --ask-vault-pass or ANSIBLE_VAULT_PASSWORD_FILE"
+            elif self.raw[name].get("ansible_facts"):  # before them it may mean: not known yet
+                wrong = f"cannot be computed ({reason})", f"correct {variable}"
         if wrong:
             self.errors.append(errors.problem(name, variable, HIDDEN, *wrong))
 
@@ -125,7 +158,7 @@ class Inventory:
         try:
             own[variable] = settled(self.hostvars[name][variable])
         except Exception as error:  # templates fail in many ways; before the facts it means: not known yet
-            reason = str(error).splitlines()[0][:100]
+            reason = reason_of(error)[:100]
             if self.raw[name].get("ansible_facts"):
                 self.errors.append(
                     errors.problem(
@@ -186,72 +219,9 @@ def fleet_plan(hostvars, database, application, web=(), defaults=None):
     )
 
 
-def sealed(value):
-    """Is a part of it vault-encrypted?"""
-    if isinstance(value, Mapping):
-        return any(sealed(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(sealed(item) for item in value)
-    return type(value).__name__.startswith(("Encrypted", "AnsibleVault"))
-
-
-def opened(value):
-    """Decrypts throughout; the text goes nowhere."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            opened(item)
-    else:
-        str(settled(value))
-
-
-def reason_of(error):
-    """What the first cause says, on one line."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if re.search(r"no vault secrets|vault exception|decrypt", text, re.IGNORECASE):
-        return VAULT
-    text = text.removeprefix("A captured exception marker was tripped: ")
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def closed_secrets(hostvars, hosts):
-    """Secrets that cannot be read here (in a vault without its password): a line for each."""
-    found = {}
-    for host in dict.fromkeys(hosts):
-        raw = hostvars.raw_get(host) if hasattr(hostvars, "raw_get") else hostvars[host]
-        for name, value in raw.items():
-            ours = name.startswith((*schema.PREFIXES, "ansible_"))
-            named = secret(name, value) or name in ("django_app_environment", "backup_environment")
-            if not ours or not (sealed(value) or (named and dynamic(value))):
-                continue
-            try:
-                opened(hostvars[host][name])
-            except Exception as error:  # vaults, look-ups and templates fail in many ways
-                found.setdefault((name, reason_of(error)), []).append(str(host))
-    return [
-        errors.line(
-            errors.problem(
-                ", ".join(names),
-                variable,
-                HIDDEN,
-                f"cannot be read: {reason}",
-                "give the vault's password (--ask-vault-pass, --vault-password-file or "
-                "ANSIBLE_VAULT_PASSWORD_FILE)"
-                if reason == VAULT
-                else f"correct {variable}",
-            )
-        )
-        for (variable, reason), names in found.items()
-    ]
-
-
 class FilterModule:
     def filters(self):
         return {
-            "closed_secrets": closed_secrets,
             "fleet_plan": fleet_plan,
             "mysql_settings": mysql_settings,
             "cluster_decision": cluster.decide,

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ansible.parsing import vault
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -66,6 +67,27 @@ def test_a_vault_that_cannot_be_opened_or_holds_two_lines(opened, tmp_path):
     words = "has a line break" if opened else "its vault cannot be opened"
     assert f"h: mysql_app_password=(hidden): {words}" in output
     assert "never-shown" not in output
+    assert left == []
+
+
+@pytest.mark.parametrize("password", [None, "another"])
+def test_a_vault_is_looked_for_wherever_a_value_may_come_from(password, tmp_path):
+    lib = vault.VaultLib([("default", vault.VaultSecret(b"right"))])
+    text = {"__ansible_vault": lib.encrypt("never-shown").decode()}
+    given = {
+        "elsewhere": text,
+        "backup_password": "{{ elsewhere }}",
+        "django_app_environment": {"TOKEN": text},
+    }
+    more = ["-e", json.dumps(given)]
+    if password:
+        (tmp_path / "password").write_text(password)
+        more += ["--vault-password-file", tmp_path / "password"]
+    groups = {"database": ["h"], "application": ["h"], "web": ["h"]}
+    status, output, left = play(tmp_path / "paper", {"h": {}}, groups, "playbook.yml", *more)
+    assert status != 0
+    for name in ("backup_password", "django_app_environment"):
+        assert f"h: {name}=(hidden): its vault cannot be opened" in output
     assert left == []
 
 

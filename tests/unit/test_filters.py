@@ -85,34 +85,3 @@ def test_what_cannot_be_computed_even_with_the_facts_is_refused(filters, monkeyp
 )
 def test_where_a_template_is(filters, value, answer):
     assert filters.dynamic(value) is answer
-
-
-class Closed(dict):
-    """Hosts whose variables say what is wrong with them when they are asked for."""
-
-    def raw_get(self, host):
-        others = {"mysql_port": 3306, "unrelated_password": "{{ y }}"}
-        return {name: "{{ x }}" for name in self[host]} | others
-
-    def __missing__(self, host):
-        class Variables(dict):
-            def __getitem__(self, name):
-                if self.get(name):
-                    raise ValueError(self.get(name)) from RuntimeError("Decryption failed")
-                return "hunter2"
-
-        return Variables(mysql_app_password="marker" if host == "b" else "", backup_password="marker")
-
-
-def test_secrets_that_cannot_be_read_are_named_once(filters):
-    lines = filters.closed_secrets(Closed(), ["a", "b", "a"])
-    assert [line.partition(": cannot be read: ")[0] for line in lines] == [
-        "a, b: backup_password=(hidden)",
-        "b: mysql_app_password=(hidden)",
-    ]
-    assert all("--ask-vault-pass" in line for line in lines)
-
-
-def test_secrets_that_can_be_read_are_not_told(filters):
-    hosts = {"a": {"mysql_app_password": "{{ x }}", "django_app_environment": {"A": "{{ y }}", "B": ["z"]}}}
-    assert filters.closed_secrets(hosts, ["a"]) == []
