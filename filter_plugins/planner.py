@@ -189,7 +189,7 @@ class Inventory:
 
 
 def found(path):
-    """Is there such a file or folder where Ansible's lookups would find it?"""
+    """Where Ansible's lookups would find such a file or folder; False for nowhere."""
     path = os.path.expanduser(path)
     places = (
         "",
@@ -200,11 +200,12 @@ def found(path):
         "playbooks/templates",
         "roles/*/files",
     )
-    return os.path.exists(path) or any(
-        os.path.exists(candidate)
+    candidates = (
+        candidate
         for place in places
         for candidate in glob.glob(os.path.join(glob.escape(ROOT), place, glob.escape(path)))
     )
+    return next((one for one in (path, *candidates) if os.path.exists(one)), False)
 
 
 def fleet_plan(hostvars, database, application, web=(), defaults=None):

@@ -162,7 +162,7 @@ FORMATS = {
 }
 # Files on the controller, which have to be there before any host is touched.
 FILES = ("web_tls_certificate", "web_tls_key", "mysql_ca_file", "mysql_config_template", "backup_ssh_key")
-
+CERTIFICATES = ("web_tls_certificate", "mysql_ca_file")
 
 # Texts of several lines, and what is judged by its keys.
 LINES = ("mysql_repository", "backup_ssh_known_hosts", "django_app_environment")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from planner import catalogue, formats, units
+from planner import catalogue, certificates, formats, units
 from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,6 +123,7 @@ MINIMA = {
     "django_app_settle_seconds": 0,
     "django_app_worker_timeout": 1,
     "web_connect_timeout": 1,
+    "web_hsts_seconds": 0,
 }
 # And the largest, where more is not what a server or a system can do.
 MAXIMA = {
@@ -136,6 +137,7 @@ MAXIMA = {
     "backup_keep_daily": 10000,
     "backup_keep_weekly": 10000,
     "backup_proof_max_age": 8784,
+    "web_hsts_seconds": 2 * 31536000,
 }
 DAY = 86400  # no wait of a running site is longer
 MAXIMA.update(
@@ -293,7 +295,7 @@ class Checker:
     """Checks one variable after the other; equal values on a thousand hosts are judged once."""
 
     def __init__(self, root=ROOT, found=None):
-        """found(path): is it a file or a folder on the controller? Without it no file is looked for."""
+        """found(path): where this file or folder is on the controller; without it none is looked for."""
         self.found = found
         self.options, self.covered, self.defaults = load(root)
         self.seen = {}
@@ -356,8 +358,14 @@ class Checker:
         return []
 
     def _there(self, name, path):
-        if name in formats.FILES and path and not self.found(path):
-            raise formats.FormatError("is not a file on the controller", "put the file there")
+        if name in formats.FILES and path:
+            place = self.found(path)
+            if not place:
+                raise formats.FormatError("is not a file on the controller", "put the file there")
+            if name in formats.CERTIFICATES and isinstance(place, str):
+                wrong = certificates.trouble(Path(place).read_text(encoding="utf-8", errors="replace"))
+                if wrong:
+                    raise formats.FormatError(wrong, "put one there that is valid now")
         if name == "django_app_source" and path and not formats.remote(path) and not self.found(path):
             raise formats.FormatError(
                 "is no folder on the controller, and not a git URL", "write the project's folder or URL"

@@ -94,6 +94,8 @@ if environment.flag("DJANGO_HTTPS", False):
     SECURE_HSTS_SECONDS = 31536000
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+    # Whether the names below ours are for HTTPS alone too, and for ever, is for their owner to say.
+    SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 LOGGING = {

@@ -272,3 +272,22 @@ def test_without_a_key_it_does_not_start(tmp_path):
         [sys.executable, "-c", "import django; django.setup()"], env=env, capture_output=True, text=True
     )
     assert done.returncode and "DJANGO_SECRET_KEY" in done.stderr
+
+
+def test_check_deploy_has_nothing_to_say_of_the_deployed_site(tmp_path):
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("DJANGO_", "DATABASE_"))}
+    env |= {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "DJANGO_SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX",
+        "DJANGO_ALLOWED_HOSTS": "www.example.org",
+        "DJANGO_HTTPS": "true",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    check = [sys.executable, str(APP / "manage.py"), "check", "--deploy", "--fail-level", "WARNING"]
+    done = subprocess.run(check, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # and it would say something: the same site over plain HTTP
+    done = subprocess.run(
+        check, env=env | {"DJANGO_HTTPS": "false"}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "security.W008" in done.stderr

@@ -1,6 +1,11 @@
 """Texts: what the files that they are written into take, and what they would not."""
 
+import datetime
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from planner import fleet, formats, schema
 
@@ -90,3 +95,33 @@ def test_a_file_of_the_controller_is_there_before_any_host_is_touched():
     assert entry["variable"] == "django_app_source"
     hosts["h"] = {"django_app_source": "git@git.example.org:site.git"}
     assert fleet.plan(hosts, groups, checker=schema.Checker(found=lambda path: False))["ok"]
+
+
+def certificate(begin, end):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "www.example.org")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now + datetime.timedelta(days=begin))
+    made = builder.not_valid_after(now + datetime.timedelta(days=end)).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (certificate(-9, 9), ""),
+        (certificate(-9, 9) + certificate(-9, -1), ""),  # the first one is the site's own
+        ("$ANSIBLE_VAULT;1.1;AES256\n6162\n", ""),
+        (certificate(-9, -1), "expired on "),
+        (certificate(1, 9), "is not valid before "),
+        ("", "holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "holds no certificate"),
+    ],
+)
+@pytest.mark.parametrize("variable", formats.CERTIFICATES)
+def test_a_certificate_that_no_client_would_take_is_refused_first(tmp_path, variable, text, says):
+    path = tmp_path / "certificate.pem"
+    path.write_text(text)
+    found = schema.Checker(found=lambda path: path).check("h", variable, str(path))
+    assert [entry["message"].startswith(says) for entry in found] == ([True] if says else [])

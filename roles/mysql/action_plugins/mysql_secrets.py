@@ -178,6 +178,10 @@ class ActionModule(ActionBase):
         if not authority and state.get("verified") and state.get("authority"):
             authority = state["authority"]  # another controller made it; it is no secret
             self.write("ca.pem", authority, 0o644)
+        if authority and key and days_left(authority) < RENEW_DAYS:
+            # With the same key: what it signed stays good, also to clients that have the old one yet.
+            authority = make_authority(key)[0]
+            self.write("ca.pem", authority, 0o644)
         good = (
             state.get("present")
             and state.get("verified")
@@ -230,12 +234,24 @@ def _named(text):
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text[:64])])
 
 
-def make_authority():
+def days_left(certificate):
+    from cryptography import x509
+
+    end = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+    return (end - datetime.datetime.now(datetime.UTC)).days
+
+
+def make_authority(key=""):
+    """(certificate, key), of a new key where none is given."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = (
+        serialization.load_pem_private_key(key.encode(), None)
+        if key
+        else ec.generate_private_key(ec.SECP256R1())
+    )
     name = _named("Database authority")
     usage = dict.fromkeys(
         (
