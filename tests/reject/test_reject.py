@@ -165,6 +165,18 @@ def test_no_space_for_the_data_directory(inventory):
     )
 
 
+def test_a_second_operator_without_the_passwords(inventory, tmp_path):
+    folder = tmp_path / "secrets"
+    refused(
+        {"mysql_secrets_dir": str(folder)},
+        inventory,
+        HOST,
+        "mysql_app_password: the account is on the server",
+        "copy that file from the controller that made it",
+    )
+    assert list(folder.glob("mysql_*")) == []  # never made anew
+
+
 def test_another_data_directory_under_a_server_that_has_data(inventory):
     refused({"mysql_datadir": "/srv/elsewhere"}, inventory, HOST, "mysql_datadir=/srv/elsewhere", "cp -a")
 
