@@ -13,7 +13,10 @@ import contextlib
 import copy
 import functools
 import logging
+import operator
+import sys
 import time
+from threading import get_ident
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -23,7 +26,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from . import registry, release
-from .cursor import TrackedCursor
+from .cursor import track, tracked
 from .errors import PoolError, SessionStateLost
 from .lease import Lease
 
@@ -51,9 +54,16 @@ def graft(cls: type, driver: Any) -> None:
         prop.__set_name__(cls, name)
         setattr(cls, name, prop)
     cls._djorm_params = cls.get_connection_params  # type: ignore[attr-defined]
+    cls._djorm_cursors = _cursors(cls, driver)  # type: ignore[attr-defined]
     if "mysql_server_data" in cls.__dict__:
         _share_server_data(cls)
     _graft_creation(cls.creation_class)  # type: ignore[attr-defined]
+
+
+def _cursors(cls: type, driver: Any) -> tuple[Any, Any]:
+    """The class of the backend's cursors, where it is a thin wrapper, and the same with tracking."""
+    stock = sys.modules[cls.__module__].CursorWrapper if driver.thin_cursors else None
+    return stock, stock and tracked(stock)
 
 
 def pool_options(self: Any) -> Any:
@@ -116,9 +126,21 @@ def _pool_property(self: Any) -> Any:
     return _pool(self, self.get_connection_params())
 
 
+def _open_for(self: Any, lease: Lease) -> Any:
+    """How the pool opens a connection for a borrower."""
+    lease.pool.recipe = functools.partial(_open_alone, type(self), dict(self.settings_dict), self.alias)
+    return self._djorm_open(lease.params)
+
+
+def _open_alone(cls: Any, settings_dict: dict[str, Any], alias: str) -> Any:
+    """How upkeep opens a connection: with the latest borrower's class and settings."""
+    wrapper = cls(settings_dict, alias)
+    return wrapper._djorm_open(wrapper.get_connection_params())
+
+
 _ADDED: dict[str, Any] = {
     "_djorm_forget": _forget,
-    "_djorm_cursor_closed": release.cursor_closed,
+    "_djorm_open_for": _open_for,
     "_djorm_same_connection": release.same_connection,
     "djorm_pool": property(_pool_property),
 }
@@ -210,7 +232,6 @@ def _get_new_connection(original: Any) -> Any:
 def _borrow(self: Any, pool: Any, lease: Lease) -> Any:
     """Borrow for this wrapper. Raises the driver's OperationalError where the pool has nothing to lend."""
     lease.path = release.current_path()
-    lease.opener = functools.partial(_open, self, pool, lease)
     if self._djorm_last is not None:
         lease.prefer = self._djorm_last[0]
     self._djorm_lease = lease
@@ -228,32 +249,32 @@ def _borrow(self: Any, pool: Any, lease: Lease) -> Any:
     return raw
 
 
-def _open(self: Any, pool: Any, lease: Lease) -> Any:
-    """How the pool opens a connection for a borrower."""
-    pool.recipe = functools.partial(_open_alone, type(self), dict(self.settings_dict), self.alias)
-    return self._djorm_open(lease.params)
-
-
-def _open_alone(cls: Any, settings_dict: dict[str, Any], alias: str) -> Any:
-    """How upkeep opens a connection: with the latest borrower's class and settings."""
-    wrapper = cls(settings_dict, alias)
-    return wrapper._djorm_open(wrapper.get_connection_params())
+# what decides about the pool and the session's initialisation; OPTIONS can be changed in place
+_decisive = operator.itemgetter(
+    "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS", "AUTOCOMMIT", "TIME_ZONE", "CONN_MAX_AGE"
+)
 
 
 class _Again:
     """What a wrapper borrowed with, and the settings that this followed from."""
 
-    __slots__ = ("lease", "options", "pool", "settings", "values")
+    __slots__ = ("epoch", "lease", "options", "pool", "settings")
 
     def __init__(self, wrapper: Any, lease: Lease) -> None:
-        self.lease, self.pool, self.options = lease, lease.pool, lease.pool.options
-        self.settings = dict(wrapper.settings_dict)
-        self.values = copy.deepcopy(self.settings["OPTIONS"])  # changed in place, it must be noticed
+        self.lease, self.pool, self.epoch = lease, lease.pool, registry.epoch
+        self.settings = _decisive(wrapper.settings_dict)
+        self.options = copy.deepcopy(wrapper.settings_dict["OPTIONS"])
 
-    def holds(self, wrapper: Any, options: Any) -> bool:
-        """Nothing that decides about the pool and the session's initialisation has changed since."""
+    def holds(self, wrapper: Any) -> bool:
+        """Nothing that decides has changed since."""
         settings = wrapper.settings_dict
-        return self.options is options and self.settings == settings and self.values == settings["OPTIONS"]
+        return (
+            self.epoch == registry.epoch
+            and self.settings == _decisive(settings)
+            and self.options == settings["OPTIONS"]
+            and wrapper.djorm_pool_enabled
+            and not connection_created.receivers
+        )
 
 
 def _may_borrow_again(self: Any) -> bool:
@@ -264,6 +285,7 @@ def _may_borrow_again(self: Any) -> bool:
         and settings["AUTOCOMMIT"]
         and settings["CONN_MAX_AGE"] == 0
         and settings["TIME_ZONE"] is None
+        and not connection_created.receivers
         # a subclass may make them anew each time
         and type(self).get_connection_params is type(self)._djorm_params
     )
@@ -276,12 +298,14 @@ def _borrow_again(self: Any, again: _Again) -> None:
     raw = _borrow(self, again.pool, lease)
     self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = self.errors_occurred = False
     self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
-    self.health_check_enabled = again.settings["CONN_HEALTH_CHECKS"]
+    self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
     self.health_check_done = True
     self.close_at = lease.since
     self.connection = raw
     self.autocommit = True
-    if not lease.entry.ready or self._djorm_driver.in_transaction(raw):  # type: ignore[union-attr]
+    entry = lease.entry
+    if not (entry.plain and entry.ready):  # type: ignore[union-attr]
+        self._djorm_connecting = True
         self.autocommit = False
         self.set_autocommit(True)
         self.init_connection_state()
@@ -289,40 +313,27 @@ def _borrow_again(self: Any, again: _Again) -> None:
 
 def _connect(original: Any) -> Any:
     def connect(self: Any) -> None:
-        options = pool_options(self)
-        if options is None:
-            original(self)
-            return
         again = self._djorm_again
-        max_age = self.settings_dict["CONN_MAX_AGE"]
-        if max_age != 0 and self.alias not in _warned_max_age:
-            _warned_max_age.add(self.alias)
-            logger.warning(
-                "DATABASES[%r]['CONN_MAX_AGE'] is %r: a pooled connection goes back after each request, so "
-                "it "
-                "counts as 0. Set it to 0.",
-                self.alias,
-                max_age,
-            )
+        if again is None or self._djorm_lease is not None or not again.holds(self):
+            again = self._djorm_again = None
+            options = pool_options(self)
+            if options is None:
+                original(self)
+                return
+            _warn_of_max_age(self)
         give_up = None
         while True:
-            self._djorm_connecting = True
             try:
-                if (
-                    again is not None
-                    and self._djorm_lease is None
-                    and not connection_created.receivers
-                    and again.holds(self, options)
-                ):
+                if again is not None:
                     _borrow_again(self, again)
-                else:
-                    again = self._djorm_again = None
-                    original(self)
+                    return
+                self._djorm_connecting = True
+                original(self)
                 break
             except BaseException as error:
                 lease, self._djorm_lease = self._djorm_lease, None
                 if lease is not None:
-                    self.connection = None
+                    again = self._djorm_again = self.connection = None
                     lease.pool.release(lease, broken=True)
                     give_up = give_up or time.monotonic() + lease.pool.options.connect_retry
                     # the server went away between connecting and the first statement of the session's
@@ -336,13 +347,25 @@ def _connect(original: Any) -> Any:
         lease = self._djorm_lease
         if lease is not None and lease.used:  # receivers of connection_created have sent statements
             lease.used, lease.foreign = False, True
-        if max_age != 0:
+        if self.settings_dict["CONN_MAX_AGE"] != 0:
             self.close_at = time.monotonic()
-        if again is None and lease is not None and _may_borrow_again(self):
+        if lease is not None and _may_borrow_again(self):
             with contextlib.suppress(Exception):  # options that cannot be copied cannot be compared either
                 self._djorm_again = _Again(self, lease)
 
     return connect
+
+
+def _warn_of_max_age(self: Any) -> None:
+    max_age = self.settings_dict["CONN_MAX_AGE"]
+    if max_age != 0 and self.alias not in _warned_max_age:
+        _warned_max_age.add(self.alias)
+        logger.warning(
+            "DATABASES[%r]['CONN_MAX_AGE'] is %r: a pooled connection goes back after each request, so it "
+            "counts as 0. Set it to 0.",
+            self.alias,
+            max_age,
+        )
 
 
 def _lost(self: Any, error: BaseException) -> bool:
@@ -372,7 +395,7 @@ def _prepare_cursor(original: Any) -> Any:
     def _prepare_cursor(self: Any, cursor: Any) -> Any:
         lease = self._djorm_lease
         if lease is not None and lease.raw is not None:
-            cursor = TrackedCursor(cursor, self, lease)
+            cursor = track(cursor, self, lease)
         return original(self, cursor)
 
     return _prepare_cursor
@@ -394,10 +417,11 @@ def _close(original: Any) -> Any:
 
 def _close_if_unusable_or_obsolete(original: Any) -> Any:
     def close_if_unusable_or_obsolete(self: Any) -> None:
-        if self._djorm_lease is None:
+        if self._djorm_lease is not None:
+            if self.connection is not None:  # whether it is usable is the pool's business
+                release.end(self)
+        elif self.connection is not None:
             original(self)
-        elif self.connection is not None:  # whether it is usable is the pool's business
-            release.end(self)
 
     return close_if_unusable_or_obsolete
 
@@ -409,7 +433,16 @@ def _is_usable(original: Any) -> Any:
     return is_usable
 
 
+def _validate_thread_sharing(original: Any) -> Any:
+    def validate_thread_sharing(self: Any) -> None:
+        if self._thread_ident != get_ident():  # the owner need not take a lock to hear that it may
+            original(self)
+
+    return validate_thread_sharing
+
+
 _GRAFTS = {
+    "validate_thread_sharing": _validate_thread_sharing,
     "is_usable": _is_usable,
     "get_connection_params": _get_connection_params,
     "get_new_connection": _get_new_connection,

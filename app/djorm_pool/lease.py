@@ -28,6 +28,7 @@ class Entry:
         "fd",
         "generation",
         "lends",
+        "plain",
         "poll",
         "raw",
         "ready",
@@ -44,6 +45,7 @@ class Entry:
         self.born = self.used = self.checked = now
         self.expires = float("inf") if lifetime is None else now + lifetime
         self.lends = 0
+        self.plain = False  # when it came back, nothing had to be cleaned and autocommit was on
         self.ready = False  # session initialisation has been done
         self.suspect = False  # a sibling was found dead: ping before lending
         self.stamp: Any = None  # the driver's own
@@ -81,7 +83,6 @@ class Lease:
         "foreign",
         "gate",
         "granted",
-        "opener",
         "owner",
         "params",
         "path",
@@ -98,9 +99,8 @@ class Lease:
         "waited",
     )
 
-    def __init__(self, alias: str = "", opener: Any = None) -> None:
+    def __init__(self, alias: str = "") -> None:
         self.alias = alias
-        self.opener = opener
         self.params: Any = None  # the driver's connection parameters
         self.path: str | None = None
         self.owner: OwnerRef | None = None

@@ -83,6 +83,8 @@ class FairPool(QueuePool):
         self._keep = float("inf") if options.pool_size == 0 else options.pool_size
         self._auto = options.pessimistic == "auto"
         self._unpinged = options.ping_after_idle or float("inf")
+        self._renews = bool(options.renew_file)
+        self._stacks = options.leak_stack
         self._plain = options.reset != "always" and not options.echo
         self._generation = 0
         self._renewal: tuple[int, int] | None = None
@@ -121,9 +123,13 @@ class FairPool(QueuePool):
         Waits at most options.timeout seconds. Raises PoolTimeout, PoolFull or the driver's error.
         """
         lease.pool = self
+        if owner is not None and lease.owner is None:
+            ref = OwnerRef(owner, self._orphans.append)
+            ref.lease = lease
+            lease.owner = ref
         if self._orphans:
             self.reap()
-        if self.options.renew_file:
+        if self._renews:
             self._renew()
         try:
             if self.dispatch.checkout or self.dispatch.reset:
@@ -133,26 +139,29 @@ class FairPool(QueuePool):
                     lease.fairy = self.connect()
                 finally:
                     self._local.lease = None
+                lease.since = time.monotonic()
             else:
-                if not self._obtain_idle(lease):
-                    self._obtain(lease)
-                lease.record.get_connection()
+                with self._lock:  # the way of most: nobody waits, and an idle connection is plainly fit
+                    took = self._idle and not self._waiters and self._take(lease)
+                now = lease.since = time.monotonic()
+                if not took:
+                    self._obtain(lease, now)
+                    lease.since = time.monotonic()
+                elif not self._plainly_fit(lease.record.entry, now):
+                    self._prove(lease, now + self.options.timeout)
+                    lease.since = time.monotonic()
             record = lease.record
+            raw = record.dbapi_connection
+            if raw is None or self._invalidate_time or record._soft_invalidate_time:  # SQLAlchemy ended it
+                raw = record.get_connection()
             lease.entry = record.entry
-            lease.raw = record.dbapi_connection
-            if owner is not None and lease.owner is None:
-                ref = OwnerRef(owner, self._orphans.append)
-                ref.lease = lease
-                lease.owner = ref
-            lease.since = time.monotonic()
-            if self.options.leak_stack:
+            lease.raw = raw
+            if self._stacks:
                 lease.stack = traceback.extract_stack(limit=24)
         except BaseException:
             self._abort(lease)
             raise
-        finally:
-            lease.opener = None  # it refers to the borrower, who must stay collectable
-        return lease.raw
+        return raw
 
     def _do_get(self) -> Any:
         """SQLAlchemy's hook: connect() and our acquire() both end here."""
@@ -161,30 +170,16 @@ class FairPool(QueuePool):
             lease = Lease(alias=self.label)
             lease.pool = self
             try:
-                self._obtain(lease)
+                self._obtain(lease, time.monotonic())
             except BaseException:
                 self._abort(lease)
                 raise
         else:
-            self._obtain(lease)
+            self._obtain(lease, time.monotonic())
         return lease.record
 
-    def _obtain_idle(self, lease: Lease) -> bool:
-        """The way of most: nobody waits, and an idle connection is plainly fit. False: _obtain() it."""
-        with self._lock:
-            if self._waiters or not self._idle:
-                return False
-            self._take(lease)
-        if not self._plainly_fit(lease.record.entry):
-            if self._fit(lease.record):
-                return True
-            self._scrap(lease, lease.record)
-            self._create(lease, time.monotonic() + self.options.timeout)
-        return True
-
-    def _plainly_fit(self, entry: Entry) -> bool:
+    def _plainly_fit(self, entry: Entry, now: float) -> bool:
         """What _fit() would find true without asking the server; False leaves it to _fit()."""
-        now = time.monotonic()
         return (
             self._auto
             and entry.poll is not None
@@ -195,16 +190,19 @@ class FairPool(QueuePool):
             and not entry.poll(0)
         )
 
-    def _obtain(self, lease: Lease) -> None:
-        start = time.monotonic()
+    def _obtain(self, lease: Lease, start: float) -> None:
         deadline = start + self.options.timeout
         self._claim(lease, start, deadline)
-        record = lease.record
-        if record is not None:
-            if self._plainly_fit(record.entry) or self._fit(record):
-                return
-            self._scrap(lease, record)
-        self._create(lease, deadline)
+        if lease.record is None:
+            self._create(lease, deadline)
+        elif not self._plainly_fit(lease.record.entry, time.monotonic()):
+            self._prove(lease, deadline)
+
+    def _prove(self, lease: Lease, deadline: float) -> None:
+        """It may be asked whether the connection is fit; where it is not, open another."""
+        if not self._fit(lease.record):
+            self._scrap(lease, lease.record)
+            self._create(lease, deadline)
 
     def _claim(self, lease: Lease, start: float, deadline: float) -> None:
         """Wait in line for an idle connection or for the right to open one."""
@@ -286,12 +284,15 @@ class FairPool(QueuePool):
 
         A free place passes over those who have one already and only wait for the server to let them in.
         """
-        lease = next((x for x in self._waiters if record is not None or x not in self._leases), None)
-        if lease is None:
+        if not self._waiters:
             return False
-        if self._waiters[0] is lease:
-            self._waiters.popleft()
+        if record is not None:
+            lease = self._waiters.popleft()
         else:
+            found = next((x for x in self._waiters if x not in self._leases), None)
+            if found is None:
+                return False
+            lease = found
             self._waiters.remove(lease)
         if lease not in self._leases:
             self._leases[lease] = None
@@ -382,8 +383,9 @@ class FairPool(QueuePool):
         """SQLAlchemy's creator."""
         generation = self._generation  # before connecting: close_idle() means what is being opened too
         lease = getattr(self._local, "opening", None) or getattr(self._local, "lease", None)
-        if lease is not None and lease.opener is not None:
-            raw = lease.opener()
+        owner = lease.owner() if lease is not None and lease.owner is not None else None
+        if owner is not None:
+            raw = owner._djorm_open_for(lease)
         elif self.recipe is not None:
             raw = self.recipe()
         else:
@@ -505,14 +507,16 @@ class FairPool(QueuePool):
             entry = record.entry
             entry.used = time.monotonic()
             entry.lends += 1
+            entry.plain = True
             lease.record = lease.raw = None
-            self._do_return_conn(record)
+            self._do_return_conn(record, lease)
         else:
             self._finish(lease, broken)
 
     def _finish(self, lease: Lease, broken: bool = False) -> None:
         record = lease.record
         entry = record.entry
+        entry.plain = False
         try:
             healthy = not broken and record.dbapi_connection is lease.raw and self._clean(lease)
         except BaseException:
@@ -560,9 +564,10 @@ class FairPool(QueuePool):
             return False
         return True
 
-    def _do_return_conn(self, record: Any) -> None:
+    def _do_return_conn(self, record: Any, lease: Any = None) -> None:
         """SQLAlchemy's hook: a record comes back, with a live connection or without."""
-        lease = getattr(record, "lease", None)
+        if lease is None:
+            lease = getattr(record, "lease", None)
         with self._lock:
             if lease not in self._leases:
                 return  # its place was given up before
@@ -687,7 +692,7 @@ class FairPool(QueuePool):
     def _fill(self) -> None:
         """Open idle connections up to min_idle; a server that is away is not asked twice a round."""
         while self.recipe is not None:
-            lease = Lease(alias="upkeep", opener=self.recipe)
+            lease = Lease(alias="upkeep")
             with self._lock:
                 total = len(self._leases) + len(self._idle)
                 if self._waiters or len(self._idle) >= self.options.min_idle or total >= self._limit:

@@ -45,7 +45,9 @@ def early(self: Any, options: Any) -> bool:
     """Whether this wrapper, on this thread, gives back as soon as nothing depends on the connection."""
     if options.release == "statement":
         return True
-    return current_path() is None and threading.current_thread() is not threading.main_thread()
+    if getattr(_here, "path", None) is not None:
+        return False
+    return threading.current_thread() is not threading.main_thread()
 
 
 def end(self: Any) -> None:
@@ -76,9 +78,9 @@ def _give_back(self: Any, lease: Lease) -> None:
 
 def cursor_closed(self: Any, lease: Lease, cursor: Any) -> None:
     """A cursor of this wrapper was closed: does the lease end here?"""
-    if self._djorm_lease is not lease or self.in_atomic_block or self._djorm_connecting:
+    if self.in_atomic_block or not early(self, lease.pool.options):
         return
-    if not self.autocommit or not early(self, lease.pool.options):
+    if self._djorm_lease is not lease or self._djorm_connecting or not self.autocommit:
         return
     if lease.flags & WRITE or getattr(cursor, "warning_count", 0):
         # LAST_INSERT_ID(), ROW_COUNT(), SHOW WARNINGS may follow, unless it was Django's ORM: that never asks

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 from django.db import OperationalError, connections
-from helpers import close, in_thread, pool, run, value, wait_for
+from helpers import DATABASE, close, in_thread, pool, run, value, wait_for
 
 
 def hold(alias, until):
@@ -270,6 +270,49 @@ def test_a_full_server_makes_the_borrower_wait(server):
         timer.cancel()
         close(alias)
         close(short)
+        server.ask(f"DROP USER '{user}'@'%'")
+
+
+def test_a_server_without_a_place_makes_the_borrower_wait(server):
+    """1040: max_connections. Somebody leaves, and the borrower gets in; nobody does: the deadline ends it."""
+    import MySQLdb
+
+    server.create()
+    user = "pooltest_1040"
+    server.ask(f"DROP USER IF EXISTS '{user}'@'%'")
+    server.ask(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'x'")
+    server.ask(f"GRANT ALL ON {DATABASE}.* TO '{user}'@'%'")  # no place of its own, as an administrator has
+    most = server.ask("SELECT @@global.max_connections")[0][0]
+    where, others, timer = server.where, [], None
+    try:
+        server.ask("SET GLOBAL max_connections = 12")
+        with pytest.raises(MySQLdb.OperationalError, match="1040"):
+            for _ in range(20):
+                others.append(
+                    MySQLdb.connect(host=where["host"], port=int(where["port"]), user=user, password="x")
+                )
+        alias = server.alias(pool={"pool_size": 3, "timeout": 10}, USER=user, PASSWORD="x", create=False)
+        timer = threading.Timer(0.6, others.pop().close)
+        timer.start()
+        start = time.monotonic()
+        assert value(alias, "SELECT 1") == 1
+        assert time.monotonic() - start > 0.4
+        assert pool(alias).counters["connect_errors"] > 1
+        # its connection keeps the last place: the next one waits as long as it may, and hears why
+        short = server.alias(pool={"pool_size": 1, "timeout": 0.5}, USER=user, PASSWORD="x", create=False)
+        start = time.monotonic()
+        with pytest.raises(OperationalError) as caught:
+            value(short, "SELECT 1")
+        assert caught.value.args[0] == 1040
+        assert 0.4 < time.monotonic() - start < 3
+        close(alias)
+        assert pool(short).checkedout() == 0
+    finally:
+        if timer is not None:
+            timer.cancel()
+        for other in others:
+            other.close()
+        server.ask(f"SET GLOBAL max_connections = {most}")
         server.ask(f"DROP USER '{user}'@'%'")
 
 

@@ -19,6 +19,8 @@ class Driver:
     vendor = ""
     # a session needs nothing at a borrowing but autocommit, once it was initialised
     plain_sessions = False
+    # the backend's cursors are wrappers of the driver's that add nothing but a translation of errors
+    thin_cursors = False
     # statements that leave the session as it was, by first word; everything else makes it dirty
     harmless = frozenset[str]()
     writes = frozenset({"insert", "update", "delete", "replace", "merge"})

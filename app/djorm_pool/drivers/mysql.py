@@ -42,6 +42,7 @@ class MySQLDriver(Driver):
 
     vendor = "mysql"
     plain_sessions = True
+    thin_cursors = True
     harmless = frozenset(
         [
             "select",
