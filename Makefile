@@ -72,6 +72,9 @@ chaos-release: setup-sandbox ## 20 releases and 5 rollbacks under load; writes i
 chaos: setup-sandbox ## server and application through fault after fault under load; OS=mysql|debian13, else both; writes its tables
 	@python bench/chaos.py --write $(if $(filter-out file,$(origin OS)),--os $(OS))
 
+chaos-cluster: setup-sandbox ## the writer of a cluster through fault after fault; KIND=galera|group_replication, else both; writes its tables
+	@python bench/chaos_cluster.py --write $(if $(KIND),--kind $(KIND))
+
 bench-plan: setup ## seconds of a plan for 1 to 1,000 application hosts
 	@python bench/plan.py
 
@@ -87,4 +90,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback rotate restart backup restore verify test test-fast test-long chaos chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback rotate restart backup restore verify test test-fast test-long chaos chaos-cluster chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -35,9 +36,9 @@ def listed() -> dict:
     return json.loads(out.stdout)
 
 
-def playbook(*more: str) -> subprocess.CompletedProcess:
+def playbook(*more: str, name: str = "playbook.yml") -> subprocess.CompletedProcess:
     """The main job, without its load test: the clients of the test are the load."""
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, "playbook.yml", *more]
+    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, name, *more]
     return subprocess.run([*words, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -243,6 +244,34 @@ def test_between_nodes_everything_is_encrypted(cluster):
         assert node.engine.encrypted(node), node.name
 
 
+FIND = """
+read -r secret
+grep -rlF -e "$secret" /etc /var/log /var/lib/mysql/binlog.* /var/lib/mysql/relay-bin* 2>/dev/null
+case "$(ps -eo args)" in *"$secret"*) echo "a process" ;; esac
+journalctl --no-pager | grep -cF -e "$secret" | grep -v '^0$'
+:
+"""
+
+
+def test_the_password_between_nodes_can_be_read_nowhere(cluster):
+    secrets_dir = Path(INVENTORY) / ".secrets"
+    if cluster["database"][0].engine is not GroupReplication:
+        pytest.skip("Galera's nodes know each other by certificates")
+    for node in cluster["database"]:
+        known, hidden = (
+            node.must(
+                "sh", "-c", FIND, text=(secrets_dir / f"mysql_{name}_password").read_text().strip() + "\n"
+            )
+            for name in ("operator", "cluster")
+        )
+        assert known.split() == ["/etc/mysql/operator.cnf"], node.name
+        assert hidden == "", node.name
+
+
+def kill_dead(node: Host) -> None:
+    node.must("systemctl", "kill", "--signal=KILL", node.engine.unit)
+
+
 def under_load(cluster, what: str, strike, seen=2 * WRITERS) -> None:
     """STRIKE the node that writes while clients write: all are back afterwards, and nothing is lost."""
     nodes = cluster["database"]
@@ -274,7 +303,7 @@ def planned(cluster) -> int:
 
 def test_the_writer_dies_under_load(cluster):
     def kill(struck, others):
-        struck.must("systemctl", "kill", "--signal=KILL", struck.engine.unit)
+        kill_dead(struck)
         wait_for(lambda: writer(others))
 
     under_load(cluster, "kill -9 of the writer", kill)
@@ -330,6 +359,30 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
         assert load.lost(node) == set(), node.name
     assert load.longest_gap(hit) < BACK_WITHIN
     assert len(load.failed) <= planned(cluster), load.failed
+
+
+def test_all_nodes_are_killed_under_load(cluster):
+    """Galera's nodes find each other. A group begins again where somebody says, on the most advanced."""
+    nodes = cluster["database"]
+    wait_for(lambda: healthy(nodes))
+    with Load(cluster["web"][0].address) as load:
+        killed = [threading.Thread(target=kill_dead, args=(node,)) for node in nodes]
+        for thread in killed:
+            thread.start()
+        for thread in killed:
+            thread.join()
+    if nodes[0].engine is GroupReplication:
+        wait_for(lambda: all(node.asked("SELECT 1") for node in nodes))
+        name = "playbooks/recover_cluster.yml"
+        shown = playbook(name=name)
+        assert shown.returncode != 0
+        assert "nothing is guessed" in shown.stdout, shown.stdout[-3000:]
+        best = re.search(r"the most advanced is (\S+?)[ ;]", shown.stdout).group(1)
+        done = playbook("-e", f"recover_from={best}", name=name)
+        assert done.returncode == 0, done.stdout[-3000:]
+    wait_for(lambda: healthy(nodes))
+    for node in nodes:
+        assert load.lost(node) == set(), node.name
 
 
 def test_a_running_cluster_is_not_taken_apart(cluster):

@@ -226,3 +226,21 @@ def test_where_it_begins_again(states, said, begin, says):
     assert len(decision["table"]) == 3
     if begin:
         assert decision["join"] == [n for n in found if n != begin and n not in said.get("without", ())]
+
+
+GTIDS = [
+    ("the one that has all", ["u:1-7", "u:1-9", "u:1-8"], "b", ""),
+    ("what was received counts", ["u:1-7,u:8-9", "u:1-8", "u:1-8"], "a", ""),
+    ("behind", ["u:1-7", "u:1-9", "u:1-8"], "c", "is not the most advanced"),
+    ("each has its own", ["u:1-9,v:1", "u:1-9,w:1", "u:1-9"], "a", "each has writes that another lacks"),
+    ("one does not start", ["u:1-9", "", "u:1-9"], "a", "b: how far it came is not known"),
+]
+
+
+@pytest.mark.parametrize(
+    ("positions", "said", "says"), [case[1:] for case in GTIDS], ids=[case[0] for case in GTIDS]
+)
+def test_where_a_group_begins_again(positions, said, says):
+    found = dict(zip(ORDER, map(node, positions), strict=True))
+    decision = cluster.recover(found, ORDER, "group_replication", begin_at=said)
+    assert (says in decision["refusal"]) if says else decision["begin"] == said, decision

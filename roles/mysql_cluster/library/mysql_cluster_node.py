@@ -1,7 +1,6 @@
 #!/usr/bin/python
 """One node of a cluster: what it is, and made what it must be. The engines differ in their classes alone."""
 
-import contextlib
 import glob
 import os
 import re
@@ -41,6 +40,7 @@ actions: {description: what was done, type: list, returned: apply}
 """
 
 AGENT, PORT = "mysql-cluster-agent.service", "mysql-cluster-agent.socket"
+BUSY = r"ERROR (3663|3092|3093)\b"  # its agent lets it back in at this moment
 PATIENCE = 30  # seconds for a node that waits for the others to find them
 SOCKET, DATADIR = "/run/mysqld/mysqld.sock", "/var/lib/mysql"
 TABLES = (
@@ -91,7 +91,8 @@ class Engine:
         return {
             "running": running,
             "tables": int(tables[0][0]) if tables else None,  # a node without a majority answers nothing
-            **self.standing(running),
+            **(now := self.standing(running)),
+            "ready": now["status"] == "Primary" and now["state"] == self.READY,
         }
 
     def process(self):
@@ -100,6 +101,10 @@ class Engine:
     def ready(self):
         now = self.standing(True)
         return now["status"] == "Primary" and now["state"] == self.READY
+
+    def stale(self):
+        """Another password than the one that is wanted is kept here."""
+        return False
 
 
 class Galera(Engine):
@@ -190,9 +195,6 @@ class Galera(Engine):
     def restart(self):
         self.systemctl("restart", self.UNIT)
 
-    def wait_on(self):
-        pass
-
 
 class GroupReplication(Engine):
     UNIT, READY, OTHERS = "mysql.service", "ONLINE", "loose_group_replication_group_seeds"
@@ -258,6 +260,13 @@ class GroupReplication(Engine):
         )
         return bool(rows) and rows[0][0] == self.group()
 
+    def stale(self):
+        kept = self.rows(
+            "SELECT User_password FROM mysql.slave_master_info"
+            " WHERE Channel_name = 'group_replication_recovery'"
+        )
+        return bool(self.wanted["password"]) and kept != [[self.wanted["password"]]]
+
     def credentials(self):
         self.query(
             f"CHANGE REPLICATION SOURCE TO SOURCE_USER = 'cluster', SOURCE_PASSWORD = "
@@ -266,10 +275,10 @@ class GroupReplication(Engine):
 
     def begin(self):
         self.systemctl("restart", self.UNIT)
+        self.credentials()
         self.bootstrap()
 
     def bootstrap(self):
-        self.credentials()
         self.query("SET GLOBAL group_replication_bootstrap_group = ON")
         try:
             self.query("START GROUP_REPLICATION")
@@ -289,19 +298,46 @@ class GroupReplication(Engine):
 
     def start(self):
         if self.standing(True)["state"] in ("OFFLINE", "ERROR"):
-            self.query("STOP GROUP_REPLICATION")
-            self.query("START GROUP_REPLICATION")
+            try:
+                self.query("STOP GROUP_REPLICATION", "START GROUP_REPLICATION")
+            except Failure as failure:
+                if not re.search(BUSY, str(failure)):
+                    raise
 
     def restart(self):
         self.systemctl("restart", self.UNIT)
         self.start()
 
-    def wait_on(self):
-        """A server that was cloned restarts, and is not in the group until somebody starts that again."""
-        now = self.standing(True)
-        if now["state"] == "OFFLINE" and now["gtid"]:
-            with contextlib.suppress(Failure):
-                self.start()
+    def examine(self):
+        """A server that is stopped is started, alone and read-only: only then it can be asked."""
+        if not self.running():
+            run(["systemctl", "start", self.UNIT], timeout=self.wanted["join_timeout"])
+        now, group = self.standing(self.running()), self.group()
+        # What it has received counts: it is applied before the node serves.
+        received = self.rows(
+            "SELECT RECEIVED_TRANSACTION_SET FROM performance_schema.replication_connection_status"
+            " WHERE CHANNEL_NAME = 'group_replication_applier' AND RECEIVED_TRANSACTION_SET <> ''"
+        )
+        sets = [now["gtid"], *("".join(row[0].split()) for row in received)]
+        position = ",".join(word for word in sets if word)
+        own = sorted(set(re.findall(rf"{group}(?::[0-9-]+)+", position))) if group else []
+        how = f"runs, {now['state'] or 'OFFLINE'}" if self.running() else "does not start"
+        data = f"executed and received {', '.join(own)}" if own else "without data of the group"
+        return {
+            "serves": now["status"] == "Primary",
+            "uuid": group if own or now["been"] else "",
+            "position": position,
+            "said": f"{how}, {data if self.running() else 'position unknown'}",
+        }
+
+    def recover(self):
+        self.query("STOP GROUP_REPLICATION")
+        self.bootstrap()
+
+    def rejoin(self):
+        if not self.running():
+            self.systemctl("start", self.UNIT)
+        self.start()
 
 
 ENGINES = {"galera": Galera, "group_replication": GroupReplication}
@@ -324,7 +360,6 @@ class Job:
                     f"({self.engine.standing(True)['state'] or 'no answer'}); "
                     f"mend: journalctl -u {self.engine.UNIT}"
                 )
-            self.engine.wait_on()
             time.sleep(0.2)
 
     def gate(self):
@@ -360,6 +395,7 @@ class Job:
         restarts = {entry.get("restarts") for entry in differs}
         before = self.engine.look()
         member = before["status"] == "Primary" and not self.wanted["bootstrap"]
+        stale = member and self.engine.stale()
         reasons = list(self.wanted["restart_for"] or [])
         reasons += [
             entry["path"]
@@ -369,7 +405,7 @@ class Job:
         ]
         agent = unit_state(AGENT, "ActiveState", "UnitFileState")
         agent_up = agent.get("ActiveState") == "active" and agent.get("UnitFileState") == "enabled"
-        changed = bool(differs or reasons or not member or not agent_up)
+        changed = bool(differs or reasons or not member or not agent_up or stale)
         if self.module.check_mode or not changed:
             self.module.exit_json(changed=changed, actions=[f"restart for {text}" for text in reasons])
         if member and reasons:
@@ -385,6 +421,9 @@ class Job:
                 self.engine.systemctl("stop", AGENT, PORT)
             self.engine.systemctl("restart", AGENT)
             self.actions.append("agent started")
+        if stale:
+            self.actions.append("password set by which the others are reached")
+            self.engine.credentials()
         if self.wanted["bootstrap"]:
             self.actions.append("the cluster begins here")
             self.engine.begin()

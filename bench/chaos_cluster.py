@@ -1,0 +1,249 @@
+"""What a cluster goes through (`make chaos-cluster`): fault after fault at the node that writes, under load.
+
+The hosts of molecule/galera and of molecule/group_replication. Clients read and write through the web host
+at a constant rate, answered or not. For every fault: the longest time without an acknowledged row, which
+requests failed, when all nodes were back and who brought them back, and whether every acknowledged row is
+stored exactly once on every node. The tables go to docs/cluster.md, line after line. Exit status 1 when a row
+was lost or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster")]
+import measured  # noqa: E402
+from chaos import FILL, LASTS, PODMAN, small_disk  # noqa: E402
+from hosts import DEPLOY, Hosts, Load  # noqa: E402
+from test_cluster import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
+
+KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
+CLIENTS, FROZEN, APART = 200, 20, 30  # seconds, of the faults that last
+ALONE = 45  # seconds in which nodes that lost each other may find each other without help
+CUT_OFF = """
+set -e
+nft 'table inet chaos {
+  chain in { type filter hook input priority -200; iifname lo accept; tcp dport 22 accept; drop; }
+  chain out { type filter hook output priority -200; oifname lo accept; tcp sport 22 accept; drop; }
+}'
+"""
+
+
+class Cluster:
+    """The hosts of one scenario."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.hosts = kind, Hosts(ROOT / "molecule" / kind / "inventory")
+        found = {name: Host(name, more) for name, more in self.hosts.hosts.items()}
+        self.nodes = [host for host in found.values() if host.engine]
+        self.site = next(host.address for name, host in found.items() if "web" in name)
+        self.helped = ""
+
+    def play(self, *words: str, **variables) -> str:
+        run = self.hosts.play(*words, variables=variables).finish()
+        assert run.status == 0, f"{words}: {run.text[-3000:]}"
+        return run.text
+
+    def deploy(self) -> None:
+        self.play("playbooks/sandbox.yml")
+        self.play(*DEPLOY)
+        for node in self.nodes:
+            node.must("sh", "-c", "command -v nft || { apt-get -q update && apt-get -qy install nftables; }")
+
+    def back(self) -> None:
+        """Until every node is in the cluster; an operator helps where that does not happen by itself."""
+        until = time.monotonic() + ALONE
+        while not healthy(self.nodes) and time.monotonic() < until:
+            time.sleep(0.5)
+        if not any(self.serves(node) for node in self.nodes):
+            asked = self.hosts.play("playbooks/recover_cluster.yml").finish().text
+            found = re.search(r"-e recover_from=([\w.-]+)", asked)
+            assert found, asked[-2000:]
+            self.play("playbooks/recover_cluster.yml", recover_from=found.group(1))
+            self.helped = "`recover_cluster.yml`"
+        wait_for(lambda: healthy(self.nodes), 300)
+
+    def serves(self, node: Host) -> bool:
+        if node.engine is not GroupReplication:
+            return node.engine.serves(node)
+        states = node.engine.states(node)
+        return states[:1] == ["ONLINE"] and 2 * states.count("UNREACHABLE") < len(states)
+
+    def first_writes(self) -> None:
+        """The node that is struck is the first one."""
+        first = self.nodes[0]
+        if first.engine is GroupReplication:
+            own = first.sql("SELECT @@server_uuid")[0][0]
+            first.sql(f"SELECT group_replication_set_as_primary('{own}')")
+
+
+class Disk:
+    """What bench/chaos.py wants of a host whose disk is small."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.node = cluster, cluster.nodes[0]
+        self.name = self.node.engine.unit
+
+    def db(self, script: str) -> str:
+        return self.cluster.hosts.on(self.node.name, script)
+
+
+def kill(cluster: Cluster, nodes: list[Host]) -> None:
+    for node in nodes:
+        subprocess.Popen(
+            [*node.words, f"systemctl kill --signal=KILL {node.engine.unit}"], stderr=subprocess.DEVNULL
+        )
+
+
+def kill_writer(cluster: Cluster) -> None:
+    kill(cluster, cluster.nodes[:1])
+
+
+def kill_two(cluster: Cluster) -> None:
+    kill(cluster, cluster.nodes[:2])
+
+
+def kill_all(cluster: Cluster) -> None:
+    kill(cluster, cluster.nodes)
+
+
+def kill_host(cluster: Cluster) -> None:
+    name = cluster.nodes[0].name
+    subprocess.run([PODMAN, "kill", name], check=True, stdout=subprocess.DEVNULL)
+    time.sleep(FROZEN)
+    subprocess.run([PODMAN, "start", name], check=True, stdout=subprocess.DEVNULL)
+
+
+def cut_off(cluster: Cluster) -> None:
+    cluster.hosts.on(cluster.nodes[0].name, f"{CUT_OFF} sleep {APART}; nft delete table inet chaos")
+
+
+def stop(cluster: Cluster) -> None:
+    cluster.nodes[0].must("systemctl", "stop", cluster.nodes[0].engine.unit)
+    cluster.nodes[0].must("systemctl", "start", cluster.nodes[0].engine.unit)
+
+
+def fill_disk(cluster: Cluster) -> None:
+    disk = Disk(cluster)
+    disk.db(FILL.format(client=cluster.nodes[0].engine.client, lasts=LASTS))
+
+
+def freeze(cluster: Cluster) -> None:
+    one = f"$(systemctl show --value -p MainPID {cluster.nodes[0].engine.unit})"
+    cluster.hosts.on(cluster.nodes[0].name, f"kill -STOP {one}; sleep {FROZEN}; kill -CONT {one}")
+
+
+@contextlib.contextmanager
+def on_a_small_disk(cluster: Cluster) -> Iterator[None]:
+    with small_disk(Disk(cluster)):
+        wait_for(lambda: healthy(cluster.nodes), 300)
+        yield
+    wait_for(lambda: healthy(cluster.nodes), 300)
+
+
+@dataclass
+class Fault:
+    key: str
+    what: str
+    strike: Callable[[Cluster], None]
+    around: Callable = lambda _: contextlib.nullcontext()
+
+
+FAULTS = [
+    Fault("kill", "`kill -9` of the writer", kill_writer),
+    Fault("host", f"its host is killed, and is back after {FROZEN} s", kill_host),
+    Fault("partition", f"it is cut off from everything for {APART} s", cut_off),
+    Fault("stop", "it is stopped politely, and started", stop),
+    Fault("disk", f"its disk is full for {LASTS} s", fill_disk, on_a_small_disk),
+    Fault("freeze", f"it is frozen for {FROZEN} s (`SIGSTOP`)", freeze),
+    Fault("two", "`kill -9` of the writer and another", kill_two),
+    Fault("all", "`kill -9` of all three", kill_all),
+]
+
+
+def measure(cluster: Cluster, fault: Fault, rate: float) -> tuple[str, bool]:
+    wait_for(lambda: healthy(cluster.nodes), 300)
+    with fault.around(cluster):
+        cluster.first_writes()
+        cluster.helped = ""
+        with Load(cluster.site, rate, CLIENTS) as load:
+            load.wait_for(lambda all: len(load.acknowledged) > 100, 60, "rows before the fault")
+            wait_for(lambda: writer(cluster.nodes) == cluster.nodes[:1])
+            struck = time.monotonic()
+            fault.strike(cluster)
+            cluster.back()
+            back = time.monotonic() - struck
+            count = len(load.acknowledged)
+            load.wait_for(lambda all: len(load.acknowledged) > count + 100, 120, "rows after it")
+        wait_for(lambda: healthy(cluster.nodes), 300)
+        rows = [load.stored(lambda text, node=node: on(node, text)) for node in cluster.nodes]
+    good = sorted(one.ended for one in load.all if one.write and not one.problem and one.ended > struck)
+    gap = max(b - a for a, b in zip([struck, *good], good, strict=False))
+    failed = [one for one in load.all if one.problem]
+    flying = [one for one in failed if one.began <= struck + 0.5]
+    lost = len(load.acknowledged) - min(stored for stored, _ in rows)
+    doubled = max(twice for _, twice in rows)
+    cells = (fault.what, len(load.acknowledged), lost, doubled, f"{gap:.1f}", len(flying))
+    cells += (len(failed) - len(flying), f"{back:.0f}", cluster.helped or "itself")
+    line = "| " + " | ".join(str(cell) for cell in cells) + " |"
+    print(line, *sorted({one.problem[:90] for one in failed})[:3], sep="\n  ", flush=True)
+    return line, bool(lost or doubled)
+
+
+def on(node: Host, statement: str) -> str:
+    return node.must(node.engine.client, "--batch", "--skip-column-names", "journal", text=statement)
+
+
+def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) -> bool:
+    machine = measured.machine("all hosts")
+    cluster = Cluster(kind)
+    if not keep:
+        cluster.play("playbooks/sandbox.yml", sandbox_state="absent")
+    cluster.deploy()
+    wrong = False
+    lines = [
+        f"{KINDS[kind]}, by `make chaos-cluster`, one run ({machine}): {rate:.0f} requests a second, half of "
+        "them writes.",
+        "",
+        "| what happens to the node that writes | rows acknowledged | lost | doubled | s without a write "
+        "| failed: in flight | later | s until all nodes are back | by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for fault in faults:
+        line, bad = measure(cluster, fault, rate)
+        lines.append(line)
+        wrong |= bad
+        if write:
+            measured.write(f"chaos {kind}", "\n".join(lines), ROOT / "docs" / "cluster.md")
+    if not keep:
+        cluster.play("playbooks/sandbox.yml", sandbox_state="absent")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    keys = [fault.key for fault in FAULTS]
+    parser.add_argument("--kind", nargs="*", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--only", nargs="*", default=keys, choices=keys, help="these faults")
+    parser.add_argument("--write", action="store_true", help="the tables to docs/cluster.md")
+    parser.add_argument("--rate", type=float, default=40, help="requests a second")
+    parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
+    given = parser.parse_args()
+    wrong = False
+    for kind in given.kind:
+        faults = [fault for fault in FAULTS if fault.key in given.only]
+        wrong |= run(kind, faults, given.rate, given.keep, given.write)
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
