@@ -31,8 +31,11 @@ true
 """
 
 
+OLD: list[str] = []  # what was valid before the run
+
+
 def every_secret() -> list[str]:
-    found = []
+    found = list(OLD)
     for path in site.SECRETS.iterdir():
         if path.name == "ca.pem" or path.name.startswith("."):
             continue
@@ -51,8 +54,10 @@ def controllers_processes(stop: threading.Event, seen: list[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def talkative():
-    """What the run said and what processes there were, with new passwords and a new release on the way."""
+def talkative(tmp_path_factory):
+    """What the run said, its processes, and what it noted (log, cache of facts); with new passwords."""
+    notes = tmp_path_factory.mktemp("notes")
+    OLD.extend(every_secret())
     for host in site.FLEET.hosts:
         site.on(host, WATCH)
     stop, seen = threading.Event(), []
@@ -64,13 +69,21 @@ def talkative():
             cwd=site.ROOT,
             capture_output=True,
             text=True,
-            env=os.environ | {"ANSIBLE_CONFIG": str(site.ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env=os.environ
+            | {
+                "ANSIBLE_CONFIG": str(site.ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_LOG_PATH": str(notes / "log"),
+                "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+                "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(notes / "facts"),
+            },
         )
     finally:
         stop.set()
         watcher.join()
     assert run.returncode == 0, (run.stdout + run.stderr)[-3000:]
-    return run.stdout + run.stderr, "\n".join(set(seen))
+    noted = {path.name: path.read_text() for path in notes.rglob("*") if path.is_file()}
+    return run.stdout + run.stderr, "\n".join(set(seen)), noted
 
 
 def test_there_is_something_to_look_for(talkative):
@@ -80,6 +93,13 @@ def test_there_is_something_to_look_for(talkative):
 
 def test_not_in_what_the_run_said(talkative):
     assert [secret[:4] + "..." for secret in every_secret() if secret in talkative[0]] == []
+
+
+def test_not_in_its_log_or_the_cache_of_facts(talkative):
+    assert any("ansible_distribution" in text for text in talkative[2].values()), "facts are cached"
+    assert "PLAY RECAP" in talkative[2]["log"]
+    found = [name for name, text in talkative[2].items() for secret in every_secret() if secret in text]
+    assert found == []
 
 
 def test_not_in_the_controllers_process_list(talkative):

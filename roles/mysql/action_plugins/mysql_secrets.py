@@ -27,7 +27,7 @@ CA_DAYS, SERVER_DAYS = 3650, 730
 class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(
-        ("folder", "passwords", "on_server", "unsure", "tls", "host", "rotate", "rotated")
+        ("folder", "passwords", "on_server", "unsure", "tls", "host", "names", "given", "rotate", "rotated")
     )
 
     def run(self, tmp=None, task_vars=None):
@@ -48,7 +48,9 @@ class ActionModule(ActionBase):
                 name: self.password(name, given) for name, given in (wanted.get("passwords") or {}).items()
             }
             result["tls"] = self.certificates(wanted["tls"]) if wanted.get("tls") else {}
-        result.update(changed=bool(self.made), made=self.made)
+        result.update(
+            changed=bool(self.made), made=self.made, rotating=os.path.exists(self.path(ROTATION))
+        )
         return result
 
     @contextlib.contextmanager
@@ -58,6 +60,7 @@ class ActionModule(ActionBase):
             yield
             return
         with open(os.path.join(self.folder, ".lock"), "w", encoding="ascii") as handle:
+            os.fchmod(handle.fileno(), 0o600)
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
@@ -126,24 +129,24 @@ class ActionModule(ActionBase):
         """New passwords in the place of the old ones. One that was begun and cut off is gone on with, as the
         servers may know its passwords already.
         """
-        given, names = wanted["passwords"], list(wanted["rotate"])
+        ours, given, names = list(wanted["names"]), list(wanted["given"]), list(wanted["rotate"])
         problems = [
-            f"{self.host}: rotate_accounts: {name} is no account of ours; mend: some of {', '.join(given)}"
+            f"{self.host}: rotate_accounts: {name} is no account of ours; mend: some of {', '.join(ours)}"
             for name in names
-            if name not in given
+            if name not in ours
         ]
         problems += [
             f"{self.host}: mysql_{name}_password: a variable says it, so only you can change it; mend: give "
             "it a new value and run playbook.yml (the old one is valid until all applications have it), "
             f"or leave {name} out of rotate_accounts"
             for name in names
-            if given.get(name)
+            if name in given
         ]
         problems += [
             f"{self.host}: mysql_{name}_password: there is no {self.path(f'mysql_{name}_password')} to "
             "rotate; mend: copy the folder from the controller that deployed"
             for name in names
-            if name in given and not given[name] and not self.read(f"mysql_{name}_password").strip()
+            if name in ours and name not in given and not self.read(f"mysql_{name}_password").strip()
         ]
         if problems:
             raise AnsibleActionFail("\n".join(problems))

@@ -15,6 +15,7 @@ from ansible.module_utils.mysql_role import (
     quoted,
     read_text,
     stored,
+    stored_of,
     unusable_accounts,
     write_text,
 )
@@ -72,7 +73,7 @@ class Accounts:
                 SECOND[self.flavor],
             )
         )
-        self.second = {(row[0], row[1]) for row in second}
+        self.second = {(row[0], row[1]): stored_of(row[2]) for row in second}
         self.users = {(row[0], row[1]): row[2:] for row in users}
         self.unusable = {(row[0], row[1]): row[2] for row in unusable}
         self.schema = {}
@@ -169,6 +170,26 @@ class Accounts:
         """Only the password that the account has now."""
         return "DISCARD OLD PASSWORD" if self.flavor == "mysql" else self.identified(text)
 
+    def refuse_a_third(self, entry):
+        """Applications may come with either of two passwords; a server keeps no more."""
+        user, host = entry["name"], entry["host"]
+        olds = self.second.get((user, host))
+        if olds is None or any(
+            (stored(self.flavor, entry["password"], old) or "").encode("latin-1") == old for old in olds
+        ):
+            return
+        end = (
+            f"ALTER USER {self.who(user, host)} DISCARD OLD PASSWORD"
+            if self.flavor == "mysql"
+            else f"ALTER USER {self.who(user, host)} IDENTIFIED BY the newer one"
+        )
+        self.module.fail_json(
+            msg=f"account {user}@{host}: an earlier change of its password was cut off, so that two are "
+            "valid and applications may have either; a third one would lock some of them out; nothing was "
+            "changed; mend: give it the password of the run that was cut off, or the one before, and run "
+            f"playbook.yml to its end; where both are lost, {end} on the server ends the older one"
+        )
+
     def make_account(self, entry):
         user, host = entry["name"], entry["host"]
         who, shown = self.who(user, host), f"account {user}@{host}"
@@ -187,6 +208,7 @@ class Accounts:
         expired = "expired" in trouble  # only a new password ends that
         if plugin != PLUGIN[self.flavor] or text is None or kept != text.encode("latin-1") or expired:
             if self.wanted["keep_old"] and plugin == PLUGIN[self.flavor] and kept and not trouble:
+                self.refuse_a_third(entry)
                 self.do(
                     f"{shown}: password set, the old one stays valid for now",
                     f"ALTER USER {who} {self.beside(entry['password'], kept)}",

@@ -391,12 +391,21 @@ def stored(flavor, password, have=b""):
 
 
 PLUGIN = {"mysql": "caching_sha2_password", "mariadb": "mysql_native_password"}
-# Accounts that two passwords open: user, host.
+# Accounts that two passwords open: user, host, what is stored of them (MySQL: of the older one) as JSON.
 SECOND = {
-    "mysql": "SELECT User, Host FROM mysql.user"
+    "mysql": "SELECT User, Host, HEX(JSON_EXTRACT(User_attributes, '$.additional_password'))"
+    " FROM mysql.user"
     " WHERE JSON_CONTAINS_PATH(User_attributes, 'one', '$.additional_password')",
-    "mariadb": "SELECT User, Host FROM mysql.global_priv WHERE JSON_LENGTH(Priv, '$.auth_or') > 1",
+    "mariadb": "SELECT User, Host, HEX(JSON_EXTRACT(Priv, '$**.authentication_string'))"
+    " FROM mysql.global_priv"
+    " WHERE JSON_LENGTH(Priv, '$.auth_or') > 1",
 }
+
+
+def stored_of(hexed):
+    """The texts behind the third column of SECOND."""
+    said = json.loads(bytes.fromhex(hexed or "6e756c6c").decode("utf-8", "replace"))
+    return [text.encode("latin-1", "replace") for text in ([said] if isinstance(said, str) else said or [])]
 
 
 LOCKED = {
