@@ -48,6 +48,9 @@ restore: setup ## TO="2026-11-22 10:00:00" (UTC); OVERWRITE=yes puts a live data
 	@ansible-playbook -i $(INVENTORY) playbooks/restore.yml $(if $(TO),-e restore_to="'$(TO)'") \
 	  $(if $(filter yes,$(OVERWRITE)),-e restore_overwrite=true)
 
+upgrade: setup ## onto live data: this bundle, Django, each server's newest minor version; refused without a proven backup; INVENTORY=...
+	@ansible-playbook -i $(INVENTORY) playbooks/upgrade.yml
+
 verify: setup ## compare what runs with what is declared, read-only: a table, not 0 where it differs; INVENTORY=...
 	@ansible-playbook -i $(INVENTORY) playbooks/verify.yml
 
@@ -90,4 +93,4 @@ lock: setup ## make requirements.txt and app/requirements*.txt again from the .i
 clean: ## forget .venv and .cache
 	@rm -rf .venv .cache
 
-.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback rotate restart backup restore verify test test-fast test-long chaos chaos-cluster chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean
+.PHONY: help setup setup-sandbox demo demo-down deploy plan rollback rotate restart backup restore upgrade verify test test-fast test-long chaos chaos-cluster chaos-release bench-restore bench-deploy bench-plan bench-pool conformance lock clean

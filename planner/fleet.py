@@ -12,7 +12,7 @@ a server       the sum of all accounts' limits + monitoring + backup + replicati
 import ipaddress
 import re
 
-from planner import catalogue, cluster, schema, settings, units, versions
+from planner import catalogue, cluster, formats, schema, settings, units, versions
 from planner.errors import PlanError, problem
 
 MAX_CONNECTIONS = 100000
@@ -34,6 +34,7 @@ FALLBACK = {
     "django_app_services": [],
     "web_read_timeout": 60,
     "mysql_manage": True,
+    "mysql_firewall": False,
     "mysql_fit": True,
     "mysql_flavor": "auto",
     "mysql_other_users": [],
@@ -918,6 +919,17 @@ class Fleet:
                     {f"mysql_{role}_user": f"{role}_account"},
                 )
         own = {*names_of.values(), "root"}
+        for name, place in names if host.truth("mysql_firewall") else ():
+            if not formats.filtered(place):
+                self.refuse(
+                    host.name,
+                    "mysql_firewall",
+                    True,
+                    f"{name}@{place} of mysql_other_users may come from more than addresses, and a packet "
+                    "filter knows nothing else",
+                    "give it an address as host, or set mysql_firewall to false",
+                    {"mysql_firewall": False},
+                )
         for name, place in names:
             if name in own:
                 kept = [

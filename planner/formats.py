@@ -68,6 +68,11 @@ def within(text):
     return bool(re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.@+/-]*", text)) and ".." not in text.split("/")
 
 
+def filtered(text):
+    """Can a packet filter let in this host of an account? It knows no names, and not everybody."""
+    return text == "localhost" or network(text) or bool(re.match(r"^([0-9]{1,3}\.){1,3}%$", text))
+
+
 def remote(text):
     """Is it a source that git fetches, and not a folder?"""
     return "://" in text or bool(re.match(r"[\w.-]+@[\w.-]+:", text))
@@ -148,6 +153,7 @@ FORMATS = {
     ),
     "web_static_root": FOLDER,
     "web_static_url": (_like(r"/[A-Za-z0-9_.~%/-]+/"), "a path of the site that begins and ends with /"),
+    "mysql_firewall_networks": NETWORK,
     "web_status_networks": NETWORK,
     "web_status_prefix": PREFIX,
     "web_trusted_proxies": NETWORK,

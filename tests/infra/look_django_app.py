@@ -10,10 +10,12 @@ import http.client
 import json
 import os
 import pwd
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 
 want = json.loads(sys.argv[1])
 name, etc, home = want["name"], want["etc"], want["home"]
@@ -160,6 +162,34 @@ for key, path, headers in (
         found["http"][key] = get(path, **headers)
     except OSError as problem:
         found["http"][key] = {"status": 0, "body": str(problem)}
+# The site's own settings, told to trust an authority that signed nothing of ours.
+STRANGE = """
+import django
+django.setup()
+from django.db import connection
+try:
+    connection.ensure_connection()
+    print("connected")
+except Exception as problem:
+    print("refused:", type(problem).__name__, problem)
+"""
+found["strange_authority"] = ""
+if want["tls"]:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.chown(folder, want["user"])
+        ca, env = f"{folder}/ca.pem", f"{folder}/environment"
+        run(
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-nodes", "-days", "1", "-subj", "/CN=Somebody else", "-keyout", f"{folder}/key", "-out", ca),
+        )
+        with open(env, "w") as file:
+            file.write(f"DATABASE_CA={ca}\nPOOL_TIMEOUT=1\n")
+        found["strange_authority"] = run(
+            *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--property=User={want['user']}"),
+            *(f"--property=EnvironmentFile={etc}/environment", f"--property=EnvironmentFile={env}"),
+            *(f"--property=WorkingDirectory={home}", f"{home}/current/run", "-c", STRANGE),
+        ).strip()
+
 # Worker processes as the kernel sees them, to compare with what the status says of "every" one.
 master = found["units"][f"{name}.service"].get("MainPID", "0")
 children = f"/proc/{master}/task/{master}/children"

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 
@@ -145,6 +146,7 @@ def public():
 
 
 found["modes"] = {path: mode(path) for path in want["files"]}
+found["datadir"] = mode(want["datadir"])
 passwords = [re.search(r'^password="(.+)"$', text(path), re.M) for path in glob.glob("/etc/mysql/*.cnf")]
 secrets = [match.group(1) for match in passwords if match]
 secrets += re.findall(r"^[A-Za-z0-9+/=]{60,}$", text(f"{want['tls']}/server-key.pem"), re.M)
@@ -156,6 +158,13 @@ found["tls"] = run(
     *("openssl", "s_client", "-starttls", "mysql", "-connect", f"127.0.0.1:{want['port']}"),
     *("-CAfile", f"{want['tls']}/ca.pem", "-verify_return_error", "-verify_hostname", want["address"]),
 )
+found["firewall"] = {"rc": 127, "out": "", "err": "no nft"}
+if shutil.which("nft"):
+    found["firewall"] = run("nft", "--stateless", "list", "table", "inet", "mysql_role")
+found["ends"] = {
+    name: run("openssl", "x509", "-in", f"{want['tls']}/{name}", "-noout", "-enddate")["out"].strip()
+    for name in ("ca.pem", "server-cert.pem")
+}
 listening = set()
 for path in ("/proc/net/tcp", "/proc/net/tcp6"):
     for line in text(path).splitlines()[1:]:

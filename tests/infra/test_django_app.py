@@ -29,7 +29,7 @@ def declared(name: str) -> dict:
 @at_once(names_in("application"))
 def _look(name: str) -> dict | str:
     app = declared(name)
-    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix", "services")}
+    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix", "services", "tls")}
     done = connect(name).run("python3 -c %s %s %s", RUN, base64.b64encode(LOOK).decode(), json.dumps(want))
     try:
         return json.loads(done.stdout)
@@ -254,6 +254,13 @@ def test_pooled_session_in_every_worker_process(name, compare):
         compare(f"session wait_timeout, {where}", f"> recycle {recycle}", wait, same=wait > recycle)
         if app["tls"]:
             compare(f"session encrypted, {where}", True, bool(session["ssl_cipher"]))
+
+
+def test_a_server_with_another_authority_is_refused(name):
+    if not declared(name)["tls"]:
+        pytest.skip("the database is reached by its socket")
+    said = look(name)["strange_authority"]
+    assert said.startswith("refused:") and "certificate" in said.lower(), f"{name}: {said or 'no word'}"
 
 
 def test_server_is_told_of_on_the_status_page(name):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import ipaddress
 import json
+import re
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,7 @@ def _look(name):
         "accounts": [[entry["name"], entry["host"]] for entry in mysql["accounts"]],
         "groups": [group.format(v=version) for group in GROUPS[mysql["flavor"]]],
         "files": list(modes(name)),
+        "datadir": mysql["datadir"],
     }
     script, asked = (base64.b64encode(part).decode() for part in (LOOK, json.dumps(want).encode()))
     try:
@@ -298,6 +302,10 @@ def test_file_modes_and_secrets(name, compare):
     found = look(name)
     for path, mode in modes(name).items():
         compare(path, " ".join(mode), " ".join(found["modes"][path] or ["missing"]))
+    bits, owner, _ = found["datadir"] or ["missing"] * 3
+    within = declared(name)["socket"].startswith(declared(name)["datadir"] + "/")
+    closed = owner == "mysql" and (within or int(bits, 8) & 0o027 == 0)
+    compare(declared(name)["datadir"], "0o750 mysql, or less", f"{bits} {owner}", same=closed)
     assert found["secrets"] >= 3, "the secrets to look for were not found"
     compare("files with a secret that others can read", "none", ", ".join(found["leaks"]) or "none")
 
@@ -321,6 +329,15 @@ def test_the_certificate_is_ours_and_names_the_server(name):
 
 
 @managed
+def test_certificates_are_not_about_to_end(name, compare):
+    """A run makes new ones a month before."""
+    for file, said in look(name)["ends"].items():
+        end = datetime.strptime(said.removeprefix("notAfter="), "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
+        days = (end - datetime.now(UTC)).days
+        compare(f"{file} is good for days", "14 or more", days, same=days >= 14)
+
+
+@managed
 def test_it_listens_only_where_it_must(name):
     port = int(declared(name)["port"])
     places = {address for address, number in look(name)["listening"] if number == port}
@@ -337,6 +354,24 @@ def test_it_listens_only_where_it_must(name):
         }
         assert doors, f"{name}: the administrator's door is shut"
         assert doors <= LOOPBACK, f"{name}: the administrator's door is open on {doors - LOOPBACK}"
+
+
+@managed
+def test_the_firewall_lets_in_who_has_an_account(name, compare):
+    mysql, live = declared(name), look(name)["firewall"]
+    if not mysql["firewall"]:
+        compare("a firewall of ours", "none", "loaded" if live["rc"] == 0 else "none")
+        return
+    compare("the firewall", "loaded", "loaded" if live["rc"] == 0 else live["err"].strip())
+    port = re.search(rf"dport {mysql['port']} ip saddr (.*) accept", live["out"])
+    let_in = [
+        ipaddress.ip_network(word) for word in re.findall(r"[0-9][0-9./]+", port.group(1) if port else "")
+    ]
+    for host in {entry["host"] for entry in mysql["accounts"]} - {"127.0.0.1"}:
+        if re.fullmatch(r"[0-9.]+", host):
+            same = any(ipaddress.ip_address(host) in network for network in let_in)
+            compare("the firewall lets in", host, ", ".join(map(str, let_in)), same=same)
+    compare("the firewall turns away the rest", True, "reject with tcp reset" in live["out"])
 
 
 if OTHERS:

@@ -6,8 +6,10 @@ import functools
 import http.client
 import json
 import ssl
+from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
 from declared import at_once, confinement_of, connect, exposure_of, load, names_in
 
 
@@ -106,6 +108,16 @@ def test_health_from_outside(name, path):
     assert code == 200, body[:300]
 
 
+def test_certificate_of_the_site_is_not_about_to_end(name, compare):
+    if not declared(name)["tls"]:
+        pytest.skip("no certificate is declared")
+    connection = load()["hosts"][name]["connection"]
+    address = "127.0.0.1" if connection["type"] == "local" else connection["host"]
+    text = ssl.get_server_certificate((address, declared(name)["https_port"]), timeout=15)
+    days = (x509.load_pem_x509_certificate(text.encode()).not_valid_after_utc - datetime.now(UTC)).days
+    compare("the site's certificate is good for days", "7 or more", days, same=days >= 7)
+
+
 def test_plain_http_only_leads_to_https(name):
     if not declared(name)["tls"]:
         pytest.skip("no certificate is declared")
@@ -124,6 +136,28 @@ def test_static_files_are_served(name):
 def test_version_of_the_proxy_is_not_told(name):
     _, headers, _ = site(name, declared(name)["prefix"] + "/healthz")
     assert headers["server"] == "nginx"
+
+
+@pytest.mark.parametrize("path", ["page", "static file", "missing file", "refused address"])
+def test_headers_that_browsers_heed(name, path, compare):
+    web = declared(name)
+    ours = any(load()["hosts"][app]["django_app"]["reference_site"] for app in names_in("application"))
+    places = {
+        "page": "/" if ours else f"{web['prefix']}/healthz",
+        "static file": f"{web['static_url']}admin/css/base.css",
+        "missing file": f"{web['static_url']}nothing-of-ours",
+        "refused address": "/%2e%2e/",
+    }
+    code, headers, _ = site(name, places[path])
+    what = f"{path} ({code})"
+    compare(f"{what}: X-Content-Type-Options", "nosniff", headers.get("x-content-type-options", "missing"))
+    referrer = headers.get("referrer-policy", "missing")
+    compare(f"{what}: Referrer-Policy", "any", referrer, same=referrer != "missing")
+    # who may frame a page is the project's own to say
+    if ours or path == "refused address":
+        frames = headers.get("x-frame-options", headers.get("content-security-policy", "missing"))
+        compare(f"{what}: X-Frame-Options", "any", frames, same=frames != "missing")
+    compare(f"{what}: HSTS", bool(web["tls"] and web["hsts_seconds"]), "strict-transport-security" in headers)
 
 
 def test_claiming_to_be_local_opens_nothing(name):

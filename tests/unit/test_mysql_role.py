@@ -1,13 +1,14 @@
 """The Python of roles/mysql that needs no server: comparison, option files, hashes, the file's judgement."""
 
 import importlib.util
+import itertools
 import json
 import stat
 import sys
 import types
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleFilterError
 
 
 def load(path, name):
@@ -38,6 +39,8 @@ def role(root):
         (True, "ON", "equal", True),
         (True, "1", "equal", True),
         (True, "OFF", "equal", False),
+        (False, "DISABLED", "equal", True),  # have_symlink
+        (False, "YES", "equal", False),
         (False, "0", "equal", True),
         (15000, "20000", "at_least", True),
         (15000, "10000", "at_least", False),
@@ -236,6 +239,28 @@ def test_certificates_are_renewed_only_with_the_authoritys_key(action, tmp_path)
         action(tls={"names": ["10.0.0.1"], "state": {**state, "days": 3}})
 
 
+@pytest.mark.parametrize("left", [29, -1])
+def test_an_authority_that_ends_is_made_anew_with_its_key(action, role, tmp_path, monkeypatch, left):
+    from cryptography import x509
+
+    monkeypatch.setattr(role.secrets, "CA_DAYS", left)
+    old = action(tls={"names": ["db1"], "state": {}})["tls"]
+    state = {"present": True, "verified": left > 0, "days": 700, "names": ["db1"], "authority": old["ca"]}
+    monkeypatch.setattr(role.secrets, "CA_DAYS", 3650)
+    assert action(check=True, tls={"names": ["db1"], "state": state})["changed"]
+    new = action(tls={"names": ["db1"], "state": state})["tls"]
+    assert (tmp_path / "s" / "ca.pem").read_text() == new["ca"] != old["ca"]
+    assert role.secrets.days_left(new["ca"]) > 3640
+    # who has only one of the two authorities takes both certificates
+    for authority, certificate in itertools.product((old["ca"], new["ca"]), (old["cert"], new["cert"])):
+        leaf = x509.load_pem_x509_certificate(certificate.encode())
+        leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
+    assert (
+        action(tls={"names": ["db1"], "state": state | {"verified": True, "authority": new["ca"]}})["tls"]
+        == {}
+    )
+
+
 def test_another_controller_takes_the_authoritys_certificate_from_the_server(action, tmp_path):
     text = "-----BEGIN CERTIFICATE-----\nx\n"
     state = {"present": True, "verified": True, "days": 700, "names": ["db1"], "authority": text}
@@ -273,6 +298,19 @@ def test_the_users_word_wins_over_the_roles_own_settings(role):
     rows = role.filters.mysql_with_door(resolved, "/etc/mysql/tls", 33062, 5)["settings"]
     assert [row["value"] for row in rows if row["name"] == "ssl_ca"] == ["/mine.pem"]
     assert {row["name"]: row["value"] for row in rows}["admin_port"] == 33062
+
+
+@pytest.mark.parametrize(("flavor", "more"), [("mysql", set()), ("mariadb", {"symbolic_links"})])
+def test_the_baseline_and_the_users_word_about_it(role, flavor, more):
+    resolved = {"flavor": flavor, "groups": {}, "settings": []}
+    rows = {row["name"]: row for row in role.filters.mysql_with_door(resolved, "/t", 33062, 5)["settings"]}
+    assert {"local_infile", "secure_file_priv", "tls_version"} | more <= set(rows)
+    assert ("symbolic_links" in rows) is bool(more)
+    assert all(row["reason"] for row in rows.values())
+    assert role.filters.mysql_folders({"settings": list(rows.values())}) == ["/var/lib/mysql-files"]
+    resolved["settings"] = [{"name": "local-infile", "value": True}]
+    rows = role.filters.mysql_with_door(resolved, "/t", 33062, 5)["settings"]
+    assert [row["value"] for row in rows if "infile" in row["name"]] == [True]
 
 
 # ---- the unit's sandbox --------------------------------------------------------------------------------
@@ -333,3 +371,44 @@ def test_rows_of_every_statement(role, monkeypatch, out, rows):
     done = types.SimpleNamespace(returncode=0, stdout=out, stderr="")
     monkeypatch.setattr(role.shared, "run", lambda *_, **__: done)
     assert role.shared.Client(socket="/s").query("a", "b") == rows
+
+
+# ---- the firewall ----------------------------------------------------------------------------------------
+
+
+def firewall(role, *hosts, networks=(), others=()):
+    accounts = [{"name": "app", "host": host} for host in hosts]
+    declared = {"accounts": accounts, "port": 3306, "admin_port": 33062}
+    lines = role.filters.mysql_firewall(declared, list(networks), others).splitlines()
+    return [line.strip() for line in lines if "dport" in line]
+
+
+def test_a_firewall_lets_in_who_has_an_account(role):
+    lines = firewall(
+        role, "localhost", "10.0.0.5", "10.1.%", "10.2.0.0/255.255.255.0", "fd00::5", networks=["10.0.9.0/24"]
+    )
+    assert lines == [
+        "tcp dport 3306 ip saddr { 10.0.0.5/32, 10.0.9.0/24, 10.1.0.0/16, 10.2.0.0/24 } accept",
+        "tcp dport 3306 ip6 saddr { fd00::5/128 } accept",
+        "tcp dport { 3306, 33062 } reject with tcp reset",
+    ]
+
+
+def test_a_firewall_with_local_accounts_lets_nobody_in(role):
+    assert firewall(role, "localhost", "127.0.0.1") == ["tcp dport { 3306, 33062 } reject with tcp reset"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"networks": ["web1"]}, "mysql_firewall_networks: web1"),
+        ({"others": [{"name": "bi", "connections": 3}]}, "mysql_other_users bi: %"),
+        (
+            {"others": [{"name": "bi", "connections": 3, "host": "bi.example.org"}]},
+            "bi.example.org is no address",
+        ),
+    ],
+)
+def test_a_firewall_knows_addresses_alone(role, more, says):
+    with pytest.raises(AnsibleFilterError, match=says):
+        firewall(role, "10.0.0.5", **more)

@@ -1,11 +1,13 @@
 """Small adapters of roles/mysql: the role's own settings, and the accounts as the module wants them."""
 
+import ipaddress
 import re
 
 from ansible.errors import AnsibleFilterError
 
 GROUP, TITLE = "server", "Certificate and administrator's door"
 TLS_VERSIONS = "TLSv1.2,TLSv1.3"
+FILES = "/var/lib/mysql-files"  # MySQL's packages make it
 
 
 def _row(name, value, reason, dynamic=False, compare="equal", variable=""):
@@ -36,6 +38,22 @@ def mysql_with_door(resolved, tls_path, port, connections):
         _row("ssl_key", f"{tls_path}/server-key.pem", why, mysql, "normalised"),
         _row("tls_version", TLS_VERSIONS, "nothing older than TLS 1.2", mysql, "normalised"),
     ]
+    outside = "a client that is told to read its own files could be made to send any of them"
+    rows += [
+        _row("local_infile", False, outside, True),
+        _row(
+            "secure_file_priv",
+            FILES,
+            "LOAD DATA and INTO OUTFILE reach this folder only",
+            False,
+            "normalised",
+        ),
+    ]
+    rows[-2]["file_value"] = "OFF"
+    if not mysql:  # off in every MySQL since 8.0
+        links = "a link in the data directory could lead a table's statements to any file"
+        rows.append(_row("symbolic_links", False, links, variable="have_symlink"))
+        rows[-1]["file_value"] = "OFF"
     door = "the administrator gets in when all connections are taken"
     if mysql:
         rows += [
@@ -93,7 +111,8 @@ def mysql_folders(resolved):
             continue
         if name in ("log_error", "slow_query_log_file", "general_log_file"):
             found.append(value.rsplit("/", 1)[0])
-        elif name == "datadir" and value.rstrip("/") != "/var/lib/mysql":  # the package makes the usual one
+        elif name in ("secure_file_priv", "datadir") and value.rstrip("/") != "/var/lib/mysql":
+            # the package makes the usual one
             found.append(value.rstrip("/"))
     return sorted(set(found))
 
@@ -189,6 +208,56 @@ def mysql_accounts(planned, names, passwords, databases, privileges, server_priv
     return rows
 
 
+def _network(host):
+    """What an account's host is to a packet filter; None for this host itself."""
+    if host in ("localhost", "127.0.0.1", "::1", ""):
+        return None
+    if re.match(r"^(\d+\.){1,3}%$", host):
+        parts = host.split(".")[:-1]
+        return ".".join(parts + ["0"] * (4 - len(parts))) + f"/{8 * len(parts)}"
+    return str(ipaddress.ip_network(host, strict=False))
+
+
+def mysql_firewall(declared, networks, others=()):
+    """nft's table for a declared server: its accounts' hosts, and NETWORKS, reach its port."""
+    given = [(f"account {entry['name']}@{entry['host']}", entry["host"]) for entry in declared["accounts"]]
+    given += [(f"mysql_other_users {entry['name']}", entry.get("host", "%")) for entry in others]
+    given += [("mysql_firewall_networks", str(network)) for network in networks]
+    found = {4: set(), 6: set()}
+    for what, host in given:
+        try:
+            network = _network(host)
+        except ValueError:
+            raise AnsibleFilterError(
+                f"mysql_firewall=true: {what}: {host} is no address or network, and a packet filter knows no "
+                "other; mend: give it an address, or set mysql_firewall: false"
+            ) from None
+        if network:
+            found[ipaddress.ip_network(network).version].add(ipaddress.ip_network(network))
+    lines = [
+        f"        tcp dport {declared['port']} {family} saddr "
+        f"{{ {', '.join(map(str, ipaddress.collapse_addresses(found[version])))} }} accept"
+        for version, family in ((4, "ip"), (6, "ip6"))
+        if found[version]
+    ]
+    return "\n".join(
+        [
+            "# Ansible managed: roles/mysql",
+            "table inet mysql_role {}",  # so that there is one to delete
+            "delete table inet mysql_role",
+            "table inet mysql_role {",
+            "    chain input {",
+            "        type filter hook input priority filter; policy accept;",
+            '        iif "lo" accept',
+            *lines,
+            f"        tcp dport {{ {declared['port']}, {declared['admin_port']} }} reject with tcp reset",
+            "    }",
+            "}",
+            "",
+        ]
+    )
+
+
 class FilterModule:
     def filters(self):
         return {
@@ -197,5 +266,6 @@ class FilterModule:
             "mysql_places": mysql_places,
             "mysql_folders": mysql_folders,
             "mysql_sandbox": mysql_sandbox,
+            "mysql_firewall": mysql_firewall,
             "mysql_accounts": mysql_accounts,
         }

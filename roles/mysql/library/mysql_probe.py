@@ -295,6 +295,7 @@ def main():
             "datadir": datadir,
             "datadir_initialised": initialised,
             "nofile": soft_nofile(unit.get("MainPID", "0")) if running else None,
+            "firewall": os.path.exists("/etc/mysql/firewall.nft"),
             "tls": certificate(wanted["certificate"], wanted["authority"]),
             "host": {
                 "memory_bytes": memory_bytes(),

@@ -200,6 +200,12 @@ class Job:
                 f"'!includedir {os.path.dirname(self.path)}/' to /etc/mysql/my.cnf"
             )
         self.check_limits()
+        for name, value, path, line in found:
+            if name == "skip_grant_tables" and matches(True, value or "ON"):
+                raise Refusal(
+                    f"{path}:{line}: skip_grant_tables lets everybody in without a password; mend: remove "
+                    "it there"
+                )
         for name, value, path, line in found if not wanted["cluster"] else ():
             if name == "wsrep_on" and matches(True, value):
                 kind, word = "Galera", "galera"
@@ -299,11 +305,13 @@ class Job:
             command = [wanted["binary"], f"--defaults-file={path}"]
             if wanted["flavor"] == "mysql":
                 command += ["--validate-config", "--user=root", "--log-error-verbosity=2"]
-                if not os.path.isdir("/var/lib/mysql-files"):
-                    command += ["--secure-file-priv=NULL"]
+                folder = "NULL"
             else:
                 # its own data directory, so that it never opens the serving one's tables
                 command += ["--help", "--verbose", "--user=root", f"--datadir={scratch}"]
+                folder = scratch
+            if not os.path.isdir(self.files_at()):  # made when the file is placed
+                command += [f"--secure-file-priv={folder}"]
             done = run(command, timeout=60)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -323,6 +331,11 @@ class Job:
                         f"{self.names(entry)}: the server would make {match.group(3)} of it; mend: set "
                         f"{self.variable_of(entry)}: {match.group(3)}"
                     )
+
+    def files_at(self):
+        """The folder of LOAD DATA and INTO OUTFILE."""
+        given = [str(entry["value"]) for entry in self.settings if entry["name"] == "secure_file_priv"]
+        return next((path for path in given if path.startswith("/")), "/var/lib/mysql-files")
 
     def blame(self, line):
         """The server's line, with the variable of ours that it speaks of."""
@@ -503,6 +516,13 @@ class Job:
                 state = os.stat(path)
                 if (state.st_uid, state.st_gid, state.st_mode & 0o7777) != (uid, gid, mode):
                     wrong.append((path, uid, gid, mode))
+        # MariaDB's package leaves it open to all; clients need to come to a socket in it.
+        datadir = self.wanted["datadir"].rstrip("/")
+        if self.initialised and not self.wanted["socket"].startswith(datadir + "/"):
+            state = os.stat(datadir)
+            if state.st_mode & 0o027:
+                mode = state.st_mode & 0o7750
+                wrong.append((datadir, state.st_uid, state.st_gid, mode))
         return wrong
 
     def missing_directories(self):
@@ -515,7 +535,7 @@ class Job:
             or (read_text("/sys/module/apparmor/parameters/enabled") or "")[:1] != "Y"
         ):
             return ""
-        known = ("/var/lib/mysql", "/var/log/mysql", "/tmp", "/var/tmp")  # noqa: S108 (the profile's)
+        known = ("/var/lib/mysql", "/var/lib/mysql-files", "/var/log/mysql", "/tmp", "/var/tmp")  # noqa: S108 (the profile's)
         folders = {*(self.wanted["directories"] or []), self.wanted["datadir"]}
         folders |= {str(entry["value"]) for entry in self.settings if entry["name"] == "tmpdir"}
         missing = ""

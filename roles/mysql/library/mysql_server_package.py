@@ -12,7 +12,7 @@ import shutil
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mysql_role import read_text, run, write_text
+from ansible.module_utils.mysql_role import Client, read_text, run, unit_state, write_text
 
 DOCUMENTATION = """
 module: mysql_server_package
@@ -20,7 +20,9 @@ short_description: Packages of a MySQL or MariaDB server
 description: [Installs programs or the whole server from the distribution or a repository of the user's.]
 options:
   flavor: {description: The server., type: str, required: true, choices: [mysql, mariadb]}
-  stage: {description: What to install., type: str, required: true, choices: [core, server]}
+  stage: {description: What to install., type: str, required: true, choices: [core, server, upgrade]}
+  socket: {description: Its Unix socket., type: path, default: /run/mysqld/mysqld.sock}
+  start_timeout: {description: Seconds that the new version may take to answer., type: int, default: 300}
   repository: {description: A deb822 source, type: dict}
   unit: {description: The unit that must not start by itself., type: str, required: true}
   datadir: {description: Its data directory., type: path, default: /var/lib/mysql}
@@ -44,6 +46,11 @@ APT = [
 ]
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
 BINARIES = {"mysql": "/usr/sbin/mysqld", "mariadb": "/usr/sbin/mariadbd"}
+
+
+def upstream(version):
+    """1:11.8.9+ds-0+deb13u1 -> 11.8.9"""
+    return re.sub(r"^\d+:", "", version).split("-")[0].split("+")[0]
 
 
 class Packages:
@@ -197,6 +204,54 @@ class Packages:
         if os.path.exists(self.mark):
             os.unlink(self.mark)
 
+    def offered(self):
+        """{package: (installed, candidate)} of all that the server's source made and this host has."""
+        form = "${source:Package} ${Package} ${db:Status-Abbrev} ${Version}\\n"
+        rows = [line.split() for line in run(["dpkg-query", "-W", "-f", form]).stdout.splitlines()]
+        server = re.compile(rf"^{self.wanted['flavor']}-(community-)?server(-[\d.]+)?$")
+        sources = {row[0] for row in rows if len(row) == 4 and server.match(row[1])}
+        names = {row[1]: row[3] for row in rows if len(row) == 4 and row[0] in sources and row[2] == "ii"}
+        said = run(["apt-cache", "policy", *names]).stdout if names else ""
+        found = dict(re.findall(r"(?m)^(\S+):\n.*\n  Candidate: (\S+)", said))
+        return {name: (have, found.get(name, have)) for name, have in names.items()}
+
+    def upgrade(self):
+        """Package scripts stop the server and start the new one; until it answers nothing else is done."""
+        self.wait_for_dpkg()
+        if not self.module.check_mode:
+            self.update()
+        todo = {name: pair for name, pair in self.offered().items() if pair[0] != pair[1]}
+        series = {pair: [upstream(text).split(".")[:2] for text in pair] for pair in todo.values()}
+        for (have, new), (old, coming) in series.items():
+            if old != coming:
+                self.module.fail_json(
+                    msg=f"the packages offer {new}, and {have} is installed: another series, whose data "
+                    "directory the old one may not read again; nothing was changed; mend: follow the path in "
+                    "docs/security.md, or hold the packages (apt-mark hold)"
+                )
+        if not todo:
+            return {"version": self.version()[0]}
+        if self.module.check_mode:
+            self.changed = True
+            return {}
+        self.install(["--only-upgrade", *todo], "Upgrading the server")
+        end = time.monotonic() + self.wanted["start_timeout"]
+        client = Client(socket=self.wanted["socket"])
+        while not client.alive():
+            state = unit_state(self.wanted["unit"], "ActiveState").get("ActiveState")
+            if state == "failed" or time.monotonic() > end:
+                log = run(
+                    ["journalctl", "-q", "--no-pager", "-o", "cat", "-n", "12", "-u", self.wanted["unit"]]
+                )
+                self.module.fail_json(
+                    msg=f"{self.wanted['unit']} does not answer after its upgrade; it says:\n  {log.stdout}\n"
+                    "mend: what is named there, or restore the proven backup (playbooks/restore.yml)"
+                )
+            if state == "inactive":
+                run(["systemctl", "start", "--no-block", self.wanted["unit"]])
+            time.sleep(0.5)
+        return {"version": self.version()[0]}
+
     def version(self):
         for path in (BINARIES[self.wanted["flavor"]], "/usr/sbin/mysqld"):
             if os.path.exists(path):
@@ -213,7 +268,9 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "flavor": {"type": "str", "required": True, "choices": ["mysql", "mariadb"]},
-            "stage": {"type": "str", "required": True, "choices": ["core", "server"]},
+            "stage": {"type": "str", "required": True, "choices": ["core", "server", "upgrade"]},
+            "socket": {"type": "path", "default": "/run/mysqld/mysqld.sock"},
+            "start_timeout": {"type": "int", "default": 300},
             "unit": {"type": "str", "required": True},
             "datadir": {"type": "path", "default": "/var/lib/mysql"},
             "packages": {"type": "list", "elements": "str", "default": []},
@@ -230,10 +287,13 @@ def main():
         supports_check_mode=True,
     )
     wanted, job = module.params, Packages(module)
-    if module.check_mode:
+    if module.check_mode and wanted["stage"] != "upgrade":
         module.exit_json(changed=True)
     if not shutil.which("apt-get"):
         module.fail_json(msg="this host has no apt; mend: use Debian 12, 13 or sid, or Ubuntu 24.04")
+    if wanted["stage"] == "upgrade":
+        result = job.upgrade()
+        module.exit_json(changed=job.changed, **result)
     # No package starts the server. The mask is in /run: a run that is cut off leaves nothing for a boot.
     run(["systemctl", "mask", "--runtime", wanted["unit"]])
     try:

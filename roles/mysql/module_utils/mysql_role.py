@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 
 TRUE = {"1", "on", "true", "yes"}
-FALSE = {"0", "off", "false", "no"}
+FALSE = {"0", "off", "disabled", "false", "no"}
 SUFFIX = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 MAIN_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf")
 

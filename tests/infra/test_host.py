@@ -1,0 +1,84 @@
+"""What listens on our hosts: everything is ours, the system's, or named in verify_known_listeners."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from declared import at_once, connect, load
+
+# Programs of a host itself, whatever they listen on: to be reached, to know time, names and its address.
+SYSTEM = {
+    *(
+        "sshd",
+        "systemd-resolve",
+        "systemd-network",
+        "systemd-timesyn",
+        "chronyd",
+        "ntpd",
+        "dhclient",
+        "dhcpcd",
+    ),
+}
+SERVERS = {"mysqld", "mariadbd"}
+HOSTS = list(load()["hosts"])
+
+
+@pytest.fixture(params=HOSTS)
+def name(request) -> str:
+    return request.param
+
+
+def expected(name: str) -> set[tuple[str, int]]:
+    """(program, port) of what was declared for this host."""
+    host = load()["hosts"][name]
+    mysql, app, web, cluster = host["mysql"], host["django_app"], host["web"], host["cluster"]
+    # systemd holds the sockets that it starts something for
+    found = {("systemd", int(host["connection"]["port"]))}
+    if mysql.get("managed"):
+        ports = [int(mysql["port"]), int(mysql["admin_port"])]
+        ports += [33060] if mysql["flavor"] == "mysql" else []  # the X protocol
+        if cluster["topology"] != "standalone":
+            ports += [33061] if mysql["flavor"] == "mysql" else [4567, 4568, 4444]
+            found |= {(program, int(cluster["agent_port"])) for program in ("systemd", "python3")}
+            found |= {("socat", 4444), ("rsync", 4444)}  # a node that joins
+        found |= {(program, port) for program in SERVERS for port in ports}
+    if app:
+        port = re.search(r":?(\d+)$", app["bind"])
+        found |= {(program, int(port.group(1))) for program in ("systemd", "gunicorn", "python3") if port}
+        found |= {("haproxy", int(cluster["proxy_port"]))} if cluster["topology"] != "standalone" else set()
+    if web:
+        found |= {("nginx", int(web["http_port"]))} | (
+            {("nginx", int(web["https_port"]))} if web["tls"] else set()
+        )
+    return found
+
+
+@at_once(HOSTS)
+def listeners(name: str) -> list[tuple[str, str, int, list[str]]] | str:
+    done = connect(name).run("ss -H -lntup")
+    if done.rc:
+        return done.stderr
+    found = []
+    for line in done.stdout.splitlines():
+        protocol, _, _, _, local, *_ = line.split()
+        address, _, port = local.rpartition(":")
+        found.append((protocol, address, int(port), sorted(set(re.findall(r'\("([^"]+)",pid=', line)))))
+    return found
+
+
+def test_nothing_listens_that_nobody_declared(name, compare):
+    found, known = listeners(name), load()["hosts"][name]["known_listeners"]
+    assert isinstance(found, list) and found, f"{name}: ss found nothing, not even sshd: {found}"
+    wrong = [entry for entry in known if not re.fullmatch(r"(tcp|udp)/\d{1,5}", str(entry))]
+    assert not wrong, f"{name}: verify_known_listeners: {wrong} are not written as tcp/9100"
+    for protocol, address, port, programs in found:
+        ours = {(program, port) for program in programs} & expected(name) or set(programs) & SYSTEM
+        named = f"{protocol}/{port}" in known
+        who = " ".join(programs) or "the kernel"
+        compare(
+            f"{protocol} {address}:{port}",
+            "ours, or in verify_known_listeners",
+            who,
+            same=bool(ours or named),
+        )
