@@ -4,7 +4,7 @@ import os
 import re
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from helpers import DATABASE, close, pool, project, run, value, wait_for
 
@@ -60,6 +60,27 @@ def test_t2_settings_changed_in_place(server):
         cursor.execute("SELECT DATABASE()")
         assert cursor.fetchone() == (DATABASE,)
     copy.close()
+
+
+def test_t2_what_decides_is_noticed_when_it_changes(server):
+    """A wrapper that borrows again remembers what it borrowed with: never longer than it is true."""
+    alias = server.alias(options={"init_command": "SET @from = 1"})
+    settings = connections[alias].settings_dict
+    for _ in range(3):
+        assert value(alias, "SELECT @from") == 1
+        close(alias)
+    settings["OPTIONS"]["init_command"] = "SET @from = 2"
+    assert value(alias, "SELECT @from") == 2
+    close(alias)
+    first = pool(alias)
+    settings["OPTIONS"]["pool"] = {"pool_size": 1, "connect_retry": 0}
+    assert value(alias, "SELECT @from") == 2
+    assert pool(alias) is not first and pool(alias).size() == 1
+    close(alias)
+    settings["HOST"] = "127.0.0.1"
+    settings["PORT"] = "1"
+    with pytest.raises(OperationalError, match=r"200[23]"):
+        run(alias, "SELECT 1")
 
 
 def test_t3_no_database_alias_goes_to_its_own_server(both_servers):

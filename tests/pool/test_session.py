@@ -62,6 +62,37 @@ def test_t7_session_state_is_gone(server, dirt, autocommit):
     assert value(alias, "SELECT CONNECTION_ID()") == number, "reset, not reconnected"
 
 
+@pytest.mark.parametrize("derived", [True, False], ids=["derived", "foreign"])
+def test_t7_a_backend_with_cursors_of_its_own(server, derived):
+    """A subclass of Django's backend may bring any cursor: what is sent through it is seen all the same."""
+    from django.db.backends.mysql.base import CursorWrapper
+
+    class Derived(CursorWrapper):
+        pass
+
+    class Foreign:
+        def __init__(self, cursor):
+            self.execute, self.close = cursor.execute, cursor.close
+            self.fetchone, self.fetchall = cursor.fetchone, cursor.fetchall
+
+    alias = server.alias(pool={"pool_size": 1})
+    stock = type(connections[alias])
+
+    class Wrapper(stock):
+        def create_cursor(self, name=None):
+            cursor = self.connection.cursor()
+            return Derived(cursor) if derived else Foreign(cursor)
+
+    wrapper = Wrapper(connections[alias].settings_dict, alias)
+    for sql, found in (("SET @leak = 1", ()), ("SELECT @leak", ((None,),)), ("SELECT 1", ((1,),))):
+        with wrapper.cursor() as cursor:
+            cursor.execute(sql)
+            assert tuple(cursor.fetchall()) == found
+        wrapper.close()
+    assert wrapper.djorm_pool.counters["resets"] == 2  # a user variable that is read makes dirty too
+    assert wrapper.djorm_pool.counters["created"] == 1
+
+
 def test_t7_temporary_tables_and_table_locks(server):
     alias = server.alias(pool={"pool_size": 1})
     run(alias, "CREATE TABLE IF NOT EXISTS t7 (a INT)")

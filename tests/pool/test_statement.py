@@ -88,6 +88,17 @@ def test_t23_released_between_statements(alias):
     assert pool(alias).counters["created"] == 1
 
 
+def test_t23_a_statement_costs_one_round_trip(server, alias):
+    def questions():
+        return int(server.ask("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
+
+    before = questions()
+    for number in range(20):
+        assert value(alias, "SELECT %s", [number]) == number
+    assert pool(alias).checkedout() == 0
+    assert 20 <= questions() - before <= 24  # SHOW STATUS and its connection are counted too
+
+
 def test_t23_the_orm_releases_after_a_write(alias):
     from django.db import models
 
