@@ -14,6 +14,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from chaos import FILL, LASTS, PODMAN, small_disk  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
 from test_cluster import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
 
+PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
 CLIENTS, FROZEN, APART = 200, 20, 30  # seconds, of the faults that last
 ALONE = 45  # seconds in which nodes that lost each other may find each other without help
@@ -98,10 +100,13 @@ class Disk:
 
 
 def kill(cluster: Cluster, nodes: list[Host]) -> None:
-    for node in nodes:
-        subprocess.Popen(
-            [*node.words, f"systemctl kill --signal=KILL {node.engine.unit}"], stderr=subprocess.DEVNULL
-        )
+    """All at once."""
+    words = ("systemctl", "kill", "--signal=KILL")
+    threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def kill_writer(cluster: Cluster) -> None:
@@ -203,16 +208,23 @@ def on(node: Host, statement: str) -> str:
     return node.must(node.engine.client, "--batch", "--skip-column-names", "journal", text=statement)
 
 
+def kept(kind: str) -> dict[str, str]:
+    """The lines of runs before this one, for faults that this one leaves out."""
+    block = PAGE.read_text().partition(f"BEGIN measured chaos {kind} ")[2].partition("<!-- END")[0]
+    lines = [line for line in block.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
 def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) -> bool:
     machine = measured.machine("all hosts")
     cluster = Cluster(kind)
     if not keep:
         cluster.play("playbooks/sandbox.yml", sandbox_state="absent")
     cluster.deploy()
-    wrong = False
-    lines = [
-        f"{KINDS[kind]}, by `make chaos-cluster`, one run ({machine}): {rate:.0f} requests a second, half of "
-        "them writes.",
+    wrong, lines = False, kept(kind)
+    head = [
+        f"{KINDS[kind]}, by `make chaos-cluster`, one run of each ({machine}): {rate:.0f} requests a "
+        "second, half of them writes.",
         "",
         "| what happens to the node that writes | rows acknowledged | lost | doubled | s without a write "
         "| failed: in flight | later | s until all nodes are back | by |",
@@ -220,10 +232,11 @@ def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) ->
     ]
     for fault in faults:
         line, bad = measure(cluster, fault, rate)
-        lines.append(line)
+        lines[fault.what] = line
         wrong |= bad
         if write:
-            measured.write(f"chaos {kind}", "\n".join(lines), ROOT / "docs" / "cluster.md")
+            rows = [lines[fault.what] for fault in FAULTS if fault.what in lines]
+            measured.write(f"chaos {kind}", "\n".join([*head, *rows]), PAGE)
     if not keep:
         cluster.play("playbooks/sandbox.yml", sandbox_state="absent")
     return wrong
