@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import os
 import stat
 import sys
 import types
@@ -217,6 +218,84 @@ def test_a_controller_without_the_secrets_never_makes_new_ones(action, tmp_path)
 def test_check_mode_makes_nothing(action, tmp_path):
     assert action(check=True, passwords={"app": ""}, tls={"names": ["db1"], "state": {}})["changed"]
     assert not (tmp_path / "s").exists()
+
+
+NAMES = ["app", "migrate", "monitor", "operator"]
+
+
+def kept(tmp_path):
+    return {path.name: path.read_text() for path in (tmp_path / "s").glob("mysql_*_password")}
+
+
+@pytest.fixture
+def rotate(action, tmp_path):
+    action(passwords=dict.fromkeys(NAMES, ""), on_server=[])
+    return lambda **wanted: action(**({"names": NAMES, "given": [], "rotate": NAMES} | wanted))
+
+
+def test_a_rotation_makes_each_password_once_until_it_is_ended(action, rotate, tmp_path):
+    before = kept(tmp_path)
+    first = rotate()
+    after = kept(tmp_path)
+    assert first["changed"] and not first["resumed"] and all(after[name] != before[name] for name in before)
+    assert not any(text.strip() in str(first) for text in (*before.values(), *after.values()))
+    assert action(passwords=dict.fromkeys(NAMES, ""))["rotating"]
+    assert rotate()["resumed"] and kept(tmp_path) == after
+    action(rotated=True)
+    assert not action(passwords=dict.fromkeys(NAMES, ""))["rotating"]
+    assert not rotate()["resumed"] and kept(tmp_path) != after
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "s").iterdir()} == {0o600}
+
+
+def test_a_rotation_cut_off_at_any_file_is_gone_on_with(rotate, role, tmp_path, monkeypatch):
+    whole, start, points = os.replace, kept(tmp_path), 1 + len(NAMES)
+    for point in range(points):
+        for name, text in start.items():
+            (tmp_path / "s" / name).write_text(text)
+        (tmp_path / "s" / "rotation.json").unlink(missing_ok=True)
+        left = iter(range(point))
+
+        def replace(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            whole(source, target)
+
+        monkeypatch.setattr(role.secrets.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            rotate()
+        monkeypatch.setattr(role.secrets.os, "replace", whole)
+        made = {name: text for name, text in kept(tmp_path).items() if text != start[name]}
+        assert rotate()["resumed"] is (point > 0)
+        assert all(text != start[name] for name, text in kept(tmp_path).items()), f"point {point}"
+        assert made.items() <= kept(tmp_path).items(), "what is made may be on a server"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"rotate": ["root"]}, "db1: rotate_accounts: root is no account of ours; mend: some of app, "),
+        ({"given": ["app"]}, "db1: mysql_app_password: a variable says it, .* run playbook.yml"),
+    ],
+)
+def test_what_cannot_be_rotated(rotate, tmp_path, wanted, words):
+    before = kept(tmp_path)
+    with pytest.raises(AnsibleActionFail, match=words):
+        rotate(**wanted)
+    assert kept(tmp_path) == before and not (tmp_path / "s" / "rotation.json").exists()
+
+
+def test_a_rotation_without_the_files(rotate, tmp_path):
+    (tmp_path / "s" / "mysql_app_password").unlink()
+    with pytest.raises(AnsibleActionFail, match=r"mysql_app_password: there is no .* mend: copy the folder"):
+        rotate()
+
+
+def test_what_is_stored_of_a_second_password_is_read(role):
+    for flavor, said in (("mysql", '"%s"'), ("mariadb", '["x", "%s"]')):
+        text = role.shared.stored(flavor, "old")
+        found = role.shared.stored_of((said % text).encode().hex())
+        assert text.encode() in found
+    assert role.shared.stored_of("") == []
 
 
 def test_certificates_are_renewed_only_with_the_authoritys_key(action, tmp_path):

@@ -6,6 +6,7 @@ Runs on the controller alone, without a round trip to the host.
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import ipaddress
 import json
 import os
@@ -18,7 +19,7 @@ from ansible.plugins.action import ActionBase
 
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 32
-# A rotation that is under way: {"began": when, "left": names whose new password is not made yet}.
+# A rotation that is under way: {"began": when, "old": {name: a mark of the password that goes}}.
 ROTATION = "rotation.json"
 RENEW_DAYS = 30
 CA_DAYS, SERVER_DAYS = 3650, 730
@@ -151,19 +152,21 @@ class ActionModule(ActionBase):
         if problems:
             raise AnsibleActionFail("\n".join(problems))
         text = self.read(ROTATION)
-        state = json.loads(text) if text else None
-        if state is None:
+        if text:
+            state = json.loads(text)
+        else:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            state = {"began": now, "left": names}
+            state = {"began": now, "old": {name: self.mark(name) for name in names}}
             self.write(ROTATION, json.dumps(state))
-        elif not state["left"]:
-            return {"changed": False, "began": state["began"], "resumed": True}
-        for name in list(state["left"]):
-            password = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
-            self.write(f"mysql_{name}_password", password + "\n")
-            state["left"].remove(name)
-            self.write(ROTATION, json.dumps(state))
+        for name, old in state["old"].items():
+            if self.mark(name) == old:
+                password = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+                self.write(f"mysql_{name}_password", password + "\n")
         return {"changed": bool(self.made), "began": state["began"], "resumed": bool(text)}
+
+    def mark(self, name):
+        """Tells whether the password is still the same, and not what it is."""
+        return hashlib.sha256(self.read(f"mysql_{name}_password").encode()).hexdigest()
 
     def end_rotation(self):
         """Every server and application has the new passwords."""
