@@ -123,6 +123,7 @@ MINIMA = {
     "django_app_settle_seconds": 0,
     "django_app_worker_timeout": 1,
     "web_connect_timeout": 1,
+    "web_worker_connections": 64,
     "web_hsts_seconds": 0,
 }
 # And the largest, where more is not what a server or a system can do.
@@ -132,6 +133,7 @@ MAXIMA = {
     "budget_slack_percent": 1000,
     "django_app_threads": 1000,
     "django_app_backlog": 65535,
+    "web_worker_connections": 65535,
     "django_app_limit_nofile": 1048576,
     "django_app_keep_releases": 100,
     "backup_keep_daily": 10000,

@@ -51,6 +51,8 @@ LOOK = r"""
 systemctl show nginx -p ActiveState,UnitFileState
 echo "exposure=$(systemd-analyze security --no-pager nginx.service | tail -n 1)"
 sed -nE 's/^(NoNewPrivs|Seccomp):[[:space:]]+/\1=/p' "/proc/$(cat /run/nginx.pid)/status"
+sed -nE 's/^Max open files +([0-9]+).*/files=\1/p' "/proc/$(cat /run/nginx.pid)/limits"
+/usr/sbin/nginx -T 2>/dev/null | sed -nE 's/^ *worker_connections +([0-9]+);.*/connections=\1/p'
 /usr/sbin/nginx -t -q && echo test=accepted
 stat -c 'site=%%a %%U %%G' %s
 sed -nE 's/^ *(proxy_(read|send)_timeout) +([0-9]+)s?;.*/\1=\3/p' %s
@@ -90,6 +92,13 @@ def test_nginx_is_confined(name, compare):
     exposure_of([found.get("exposure", "")], "nginx.service", 4.0, compare)
     pairs = [(key, found[key]) for key in ("NoNewPrivs", "Seccomp") if key in found]
     compare("nginx's process is confined", "NoNewPrivs 1, Seccomp 2", confinement_of(pairs))
+
+
+def test_the_proxy_can_hold_who_waits(name, compare):
+    need, found = declared(name)["worker_connections"], service(name)
+    have, files = (int(found.get(key, 0)) for key in ("connections", "files"))
+    compare("worker_connections", f"{need} or more", have, same=have >= need)
+    compare("open files of nginx", f"{2 * need} or more", files, same=files >= 2 * need)
 
 
 def test_timeouts_of_the_proxy(name, compare):

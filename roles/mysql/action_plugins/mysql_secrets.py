@@ -49,9 +49,7 @@ class ActionModule(ActionBase):
                 name: self.password(name, given) for name, given in (wanted.get("passwords") or {}).items()
             }
             result["tls"] = self.certificates(wanted["tls"]) if wanted.get("tls") else {}
-        result.update(
-            changed=bool(self.made), made=self.made, rotating=os.path.exists(self.path(ROTATION))
-        )
+        result.update(changed=bool(self.made), made=self.made, rotating=os.path.exists(self.path(ROTATION)))
         return result
 
     @contextlib.contextmanager

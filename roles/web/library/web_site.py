@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import tempfile
 
@@ -21,6 +22,7 @@ options:
   certificate_path: {description: Where it goes., type: path, required: true}
   key: {description: Its key; empty for none., type: str, default: ""}
   key_path: {description: Where it goes., type: path, required: true}
+  worker_connections: {description: At least so many in each of nginx's processes., type: int, required: true}
   drop_in: {description: The unit's drop-in; empty for none., type: str, default: ""}
   drop_in_path: {description: Where it goes., type: path, required: true}
 author: [the project]
@@ -32,6 +34,7 @@ actions: {description: what was done, type: list, returned: always}
 """
 
 NGINX = "/usr/sbin/nginx"
+MAIN = "/etc/nginx/nginx.conf"
 EXAMPLE = "/etc/nginx/sites-enabled/default"  # the distribution's own; it would answer in our place
 # There while placed files are not yet loaded: a run that was cut off in between is ended by the next.
 # In /run, because a boot loads them too.
@@ -88,10 +91,21 @@ class Site:
         if wanted["certificate"]:
             self.files[wanted["certificate_path"]] = (wanted["certificate"], 0o644)
             self.files[wanted["key_path"]] = (wanted["key"], 0o600)
+        self.widen(wanted["worker_connections"])
         self.drop_in = wanted["drop_in_path"]
         self.files[self.drop_in] = (wanted["drop_in"] or None, 0o644)
         self.secret_path = wanted["key_path"]
         self.actions, self.diff = [], []
+
+    def widen(self, least):
+        """Only nginx's main file can say how many connections a process holds; a larger
+        number of its owner stays.
+        """
+        text = read(MAIN) or ""
+        found = re.search(r"(?m)^(\s*worker_connections\s+)(\d+)(\s*;)", text)
+        if found and int(found.group(2)) < least:
+            wider = f"{text[: found.start(2)]}{least}{text[found.end(2) :]}"
+            self.files[MAIN] = (wider, mode_of(MAIN)[0])
 
     def differing(self):
         """Path -> (before, after, mode) of what is not as it should be."""
@@ -201,6 +215,7 @@ def main():
             "certificate_path": path,
             "key": text | {"no_log": True},
             "key_path": path | {"no_log": False},
+            "worker_connections": {"type": "int", "required": True},
             "drop_in": text,
             "drop_in_path": path,
         },
