@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import secrets
 import shlex
 import subprocess
@@ -36,9 +35,9 @@ def listed() -> dict:
     return json.loads(out.stdout)
 
 
-def playbook(*more: str, name: str = "playbook.yml") -> subprocess.CompletedProcess:
+def playbook(*more: str) -> subprocess.CompletedProcess:
     """The main job, without its load test: the clients of the test are the load."""
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, name, *more]
+    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, "playbook.yml", *more]
     return subprocess.run([*words, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -359,30 +358,6 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
         assert load.lost(node) == set(), node.name
     assert load.longest_gap(hit) < BACK_WITHIN
     assert len(load.failed) <= planned(cluster), load.failed
-
-
-def test_all_nodes_are_killed_under_load(cluster):
-    """Galera's nodes find each other. A group begins again where somebody says, on the most advanced."""
-    nodes = cluster["database"]
-    wait_for(lambda: healthy(nodes))
-    with Load(cluster["web"][0].address) as load:
-        killed = [threading.Thread(target=kill_dead, args=(node,)) for node in nodes]
-        for thread in killed:
-            thread.start()
-        for thread in killed:
-            thread.join()
-    if nodes[0].engine is GroupReplication:
-        wait_for(lambda: all(node.asked("SELECT 1") for node in nodes))
-        name = "playbooks/recover_cluster.yml"
-        shown = playbook(name=name)
-        assert shown.returncode != 0
-        assert "nothing is guessed" in shown.stdout, shown.stdout[-3000:]
-        best = re.search(r"the most advanced is (\S+?)[ ;]", shown.stdout).group(1)
-        done = playbook("-e", f"recover_from={best}", name=name)
-        assert done.returncode == 0, done.stdout[-3000:]
-    wait_for(lambda: healthy(nodes))
-    for node in nodes:
-        assert load.lost(node) == set(), node.name
 
 
 def test_a_running_cluster_is_not_taken_apart(cluster):
