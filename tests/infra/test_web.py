@@ -52,7 +52,7 @@ systemctl show nginx -p ActiveState,UnitFileState
 echo "exposure=$(systemd-analyze security --no-pager nginx.service | tail -n 1)"
 sed -nE 's/^(NoNewPrivs|Seccomp):[[:space:]]+/\1=/p' "/proc/$(cat /run/nginx.pid)/status"
 sed -nE 's/^Max open files +([0-9]+).*/files=\1/p' "/proc/$(cat /run/nginx.pid)/limits"
-/usr/sbin/nginx -T 2>/dev/null | sed -nE 's/^ *worker_connections +([0-9]+);.*/connections=\1/p'
+/usr/sbin/nginx -T 2>/dev/null | sed -nE 's/^[[:space:]]*worker_connections +([0-9]+);.*/connections=\1/p'
 /usr/sbin/nginx -t -q && echo test=accepted
 stat -c 'site=%%a %%U %%G' %s
 sed -nE 's/^ *(proxy_(read|send)_timeout) +([0-9]+)s?;.*/\1=\3/p' %s
