@@ -179,6 +179,8 @@ class Site:
                 write(self.drop_in, drop_in[0], 0o644)
                 run("systemctl", "daemon-reload")
                 code, _ = run("systemctl", "start", "nginx.service")
+                if not code:  # with all the other files
+                    write(PENDING, None, 0)
                 said += (
                     f"; {self.drop_in} is as it was, and nginx "
                     f"{'does not start either' if code else 'serves again'}; mend: give nginx what it needs "
