@@ -34,7 +34,8 @@ def secrets() -> dict[str, str]:
 def gets_in(host: str, account: str, password: str) -> bool:
     """Does this password open the account by the socket?"""
     words = f"{SERVERS[host]} --defaults-file=/dev/stdin --user={account} -e 'SELECT 1'"
-    login = f"[client]\npassword={password}"
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    login = f'[client]\npassword="{quoted}"'
     return (
         on(host, f"printf '%s' {shlex.quote(login)} | {words} >/dev/null 2>&1 && echo in || echo out") == "in"
     )
