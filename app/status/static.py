@@ -24,7 +24,8 @@ class CollectedStatic:
             return self.get_response(request)
         try:
             response = serve(request, path[len(self.prefix) :], document_root=settings.STATIC_ROOT)
+            response["Cache-Control"] = "public, max-age=3600"
         except Http404:
-            return HttpResponseNotFound("Not found.\n", content_type="text/plain")
-        response["Cache-Control"] = "public, max-age=3600"
+            response = HttpResponseNotFound("Not found.\n", content_type="text/plain")
+        response["X-Frame-Options"] = "DENY"  # as nginx says of the files that it serves itself
         return response
