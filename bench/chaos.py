@@ -350,23 +350,29 @@ def run(pair: Pair, faults: list[Fault], rate: float, keep: bool) -> tuple[str, 
     return page(pair, rows, rate, budget, machine), wrong
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    keys = [fault.key for fault in FAULTS]
-    parser.add_argument("--os", nargs="*", default=list(SYSTEMS), choices=SYSTEMS)
+def asked(doc: str, option: str, choices: dict[str, str], faults: list, page: str) -> argparse.Namespace:
+    """What the command line asks for: on which of CHOICES, and which of FAULTS."""
+    parser = argparse.ArgumentParser(description=doc)
+    keys = [fault.key for fault in faults]
+    parser.add_argument(option, dest="chosen", nargs="*", default=list(choices), choices=choices)
     parser.add_argument("--only", nargs="*", default=keys, choices=keys, help="these faults")
-    parser.add_argument("--write", action="store_true", help="the tables to docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help=f"the tables to docs/{page}")
     # What waits through a minute without the database stays below gunicorn's backlog (2048).
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
-    arguments = parser.parse_args()
-    faults = [fault for fault in FAULTS if fault.key in arguments.only]
+    given = parser.parse_args()
+    given.faults = [fault for fault in faults if fault.key in given.only]
+    return given
+
+
+def main() -> int:
+    given = asked(__doc__, "--os", SYSTEMS, FAULTS, "reliability.md")
     wrong = 0
-    for system in arguments.os:
-        text, found = run(Pair(system), faults, arguments.rate, arguments.keep)
+    for system in given.chosen:
+        text, found = run(Pair(system), given.faults, given.rate, given.keep)
         print(text, *found, sep="\n")
         wrong += len(found)
-        if arguments.write:
+        if given.write:
             measured.write(f"chaos {system}", text)
     return int(wrong > 0)
 

@@ -9,7 +9,6 @@ was lost or doubled.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
 import subprocess
@@ -23,13 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster")]
 import measured  # noqa: E402
-from chaos import FILL, LASTS, PODMAN, small_disk  # noqa: E402
+from chaos import FILL, LASTS, PODMAN, asked, small_disk  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
 from test_cluster import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
-CLIENTS, FROZEN, APART = 200, 20, 30  # seconds, of the faults that last
+CLIENTS = 200
+FROZEN, APART = 20, 30  # seconds, of the faults that last
 ALONE = 45  # seconds in which nodes that lost each other may find each other without help
 CUT_OFF = """
 set -e
@@ -63,9 +63,8 @@ class Cluster:
 
     def back(self) -> None:
         """Until every node is in the cluster; an operator helps where that does not happen by itself."""
-        until = time.monotonic() + ALONE
-        while not healthy(self.nodes) and time.monotonic() < until:
-            time.sleep(0.5)
+        with contextlib.suppress(AssertionError):  # then they need help
+            wait_for(lambda: healthy(self.nodes), ALONE)
         if not any(self.serves(node) for node in self.nodes):
             asked = self.hosts.play("playbooks/recover_cluster.yml").finish().text
             found = re.search(r"-e recover_from=([\w.-]+)", asked)
@@ -99,7 +98,7 @@ class Disk:
         return self.cluster.hosts.on(self.node.name, script)
 
 
-def kill(cluster: Cluster, nodes: list[Host]) -> None:
+def kill(nodes: list[Host]) -> None:
     """All at once."""
     words = ("systemctl", "kill", "--signal=KILL")
     threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
@@ -110,15 +109,15 @@ def kill(cluster: Cluster, nodes: list[Host]) -> None:
 
 
 def kill_writer(cluster: Cluster) -> None:
-    kill(cluster, cluster.nodes[:1])
+    kill(cluster.nodes[:1])
 
 
 def kill_two(cluster: Cluster) -> None:
-    kill(cluster, cluster.nodes[:2])
+    kill(cluster.nodes[:2])
 
 
 def kill_all(cluster: Cluster) -> None:
-    kill(cluster, cluster.nodes)
+    kill(cluster.nodes)
 
 
 def kill_host(cluster: Cluster) -> None:
@@ -243,18 +242,10 @@ def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    keys = [fault.key for fault in FAULTS]
-    parser.add_argument("--kind", nargs="*", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--only", nargs="*", default=keys, choices=keys, help="these faults")
-    parser.add_argument("--write", action="store_true", help="the tables to docs/cluster.md")
-    parser.add_argument("--rate", type=float, default=40, help="requests a second")
-    parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
-    given = parser.parse_args()
+    given = asked(__doc__, "--kind", KINDS, FAULTS, PAGE.name)
     wrong = False
-    for kind in given.kind:
-        faults = [fault for fault in FAULTS if fault.key in given.only]
-        wrong |= run(kind, faults, given.rate, given.keep, given.write)
+    for kind in given.chosen:
+        wrong |= run(kind, given.faults, given.rate, given.keep, given.write)
     return int(wrong)
 
 

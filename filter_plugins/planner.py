@@ -69,7 +69,7 @@ def settled(value):
 
 
 def secret(name, value):
-    """A secret is never read, only its name is judged."""
+    """It is never shown: what is judged is its name, and whether it can be read and is one line."""
     return any(word in name for word in errors.SECRET_WORDS) or type(value).__name__.startswith(
         ("Encrypted", "Ansible")
     )
@@ -110,7 +110,7 @@ class Inventory:
     def __init__(self, hostvars, prefixes):
         self.hostvars, self.prefixes = hostvars, tuple(prefixes)
         self.raw, self.warnings, self.errors = {}, [], []
-        self.opened = set()
+        self.read = set()
 
     def host(self, name):
         reader = getattr(self.hostvars, "raw_get", None)
@@ -136,13 +136,13 @@ class Inventory:
 
     def open(self, name, variable, value):
         """A secret that nobody can read stops the run here, not half-way on a host. Once for each value."""
-        if not (sealed(value) or dynamic(value)) or (variable, id(value)) in self.opened:
+        if (variable, id(value)) in self.read:
             return
-        self.opened.add((variable, id(value)))
+        self.read.add((variable, id(value)))
         wrong = None
         try:
-            text = opened(self.hostvars[name][variable])
-            formats.check(variable, text)
+            plain = not (sealed(value) or dynamic(value))
+            formats.check(variable, value if plain else opened(self.hostvars[name][variable]))
         except formats.FormatError as error:
             wrong = str(error), f"{error.mend} (echo adds a line break, printf adds none)"
         except Exception as error:  # Ansible's kinds differ between its versions

@@ -66,7 +66,7 @@ def retry_atomic(
 def _patch(vendor: str) -> None:
     from .graft import graft_backend
 
-    graft_backend(vendor).djorm_pool_enabled = True  # type: ignore[attr-defined]
+    graft_backend(vendor).djorm_pool_enabled = True
 
 
 def patch_mysql() -> None:

@@ -40,11 +40,11 @@ class Tracking:
 
     def execute(self, sql: Any, *args: Any) -> Any:
         self._note(sql)
-        return super().execute(sql, *args)  # type: ignore[misc]
+        return super().execute(sql, *args)
 
     def executemany(self, sql: Any, *args: Any) -> Any:
         self._note(sql)
-        return super().executemany(sql, *args)  # type: ignore[misc]
+        return super().executemany(sql, *args)
 
     def callproc(self, *args: Any, **kwargs: Any) -> Any:
         self._note("CALL")

@@ -41,8 +41,8 @@ def graft(cls: type, driver: Any) -> None:
     """
     if "_djorm_driver" in cls.__dict__:
         return
-    cls._djorm_driver = driver  # type: ignore[attr-defined]
-    cls._djorm_open = cls.get_new_connection  # type: ignore[attr-defined]
+    cls._djorm_driver = driver
+    cls._djorm_open = cls.get_new_connection
     for name, value in _STATE.items():
         setattr(cls, name, value)
     for name, make in _GRAFTS.items():
@@ -53,11 +53,11 @@ def graft(cls: type, driver: Any) -> None:
     for name, prop in _PROPERTIES.items():
         prop.__set_name__(cls, name)
         setattr(cls, name, prop)
-    cls._djorm_params = cls.get_connection_params  # type: ignore[attr-defined]
-    cls._djorm_cursors = _cursors(cls, driver)  # type: ignore[attr-defined]
+    cls._djorm_params = cls.get_connection_params
+    cls._djorm_cursors = _cursors(cls, driver)
     if "mysql_server_data" in cls.__dict__:
         _share_server_data(cls)
-    _graft_creation(cls.creation_class)  # type: ignore[attr-defined]
+    _graft_creation(cls.creation_class)
 
 
 def _cursors(cls: type, driver: Any) -> tuple[Any, Any]:
@@ -304,7 +304,7 @@ def _borrow_again(self: Any, again: _Again) -> None:
     self.connection = raw
     self.autocommit = True
     entry = lease.entry
-    if not (entry.plain and entry.ready):  # type: ignore[union-attr]
+    if not (entry.plain and entry.ready):
         self._djorm_connecting = True
         self.autocommit = False
         self.set_autocommit(True)
@@ -520,13 +520,13 @@ def graft_backend(vendor: str) -> type:
 
         from .drivers.mysql import driver
     elif vendor == "postgresql":
-        from django.db.backends.postgresql import base  # type: ignore[no-redef]
+        from django.db.backends.postgresql import base
 
-        from .drivers.postgresql import driver  # type: ignore[assignment]
+        from .drivers.postgresql import driver
     elif vendor == "sqlite":
-        from django.db.backends.sqlite3 import base  # type: ignore[no-redef]
+        from django.db.backends.sqlite3 import base
 
-        from .drivers.sqlite3 import driver  # type: ignore[assignment]
+        from .drivers.sqlite3 import driver
     else:
         raise ImproperlyConfigured(
             f"djorm_pool has no driver for {vendor!r}: it pools mysql, postgresql and sqlite."

@@ -101,7 +101,7 @@ def _called_by_orm() -> bool:
             return True
         if not name.startswith(("djorm_pool", "django.db.backends.", "django.db.utils", "contextlib")):
             return False
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

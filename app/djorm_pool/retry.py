@@ -61,7 +61,7 @@ def _worth_it(connection: Any, error: Error) -> bool:
     cause = error.__cause__ or error
     if isinstance(cause.__context__, PoolError):
         return False  # its own deadline has passed already
-    driver = graft_backend(connection.vendor)._djorm_driver  # type: ignore[attr-defined]
+    driver = graft_backend(connection.vendor)._djorm_driver
     if driver.is_fatal(cause) or driver.is_failover(cause):
         connection.close()
     return driver.is_retryable(cause)

@@ -267,10 +267,6 @@ def test_the_password_between_nodes_can_be_read_nowhere(cluster):
         assert hidden == "", node.name
 
 
-def kill_dead(node: Host) -> None:
-    node.must("systemctl", "kill", "--signal=KILL", node.engine.unit)
-
-
 def under_load(cluster, what: str, strike, seen=2 * WRITERS) -> None:
     """STRIKE the node that writes while clients write: all are back afterwards, and nothing is lost."""
     nodes = cluster["database"]
@@ -302,7 +298,7 @@ def planned(cluster) -> int:
 
 def test_the_writer_dies_under_load(cluster):
     def kill(struck, others):
-        kill_dead(struck)
+        struck.must("systemctl", "kill", "--signal=KILL", struck.engine.unit)
         wait_for(lambda: writer(others))
 
     under_load(cluster, "kill -9 of the writer", kill)

@@ -117,7 +117,7 @@ for root, folders, files in os.walk(home):
 
 # When the server last got other values for sessions.
 try:
-    found["renew"] = os.stat(f"{etc}/renew").st_mtime_ns
+    found["renew"] = os.stat(want["renew_file"]).st_mtime_ns
 except OSError:
     found["renew"] = None
 

@@ -29,7 +29,10 @@ def declared(name: str) -> dict:
 @at_once(names_in("application"))
 def _look(name: str) -> dict | str:
     app = declared(name)
-    want = {key: app[key] for key in ("name", "etc", "home", "socket", "user", "prefix", "services", "tls")}
+    want = {
+        key: app[key]
+        for key in ("name", "etc", "home", "socket", "user", "prefix", "services", "tls", "renew_file")
+    }
     done = connect(name).run("python3 -c %s %s %s", RUN, base64.b64encode(LOOK).decode(), json.dumps(want))
     try:
         return json.loads(done.stdout)
@@ -231,9 +234,9 @@ def test_pool_is_within_its_bound(name):
 def test_no_pooled_session_is_older_than_the_servers_values(name, compare):
     for worker in workers(name):
         for alias, pool in worker["pools"].items():
-            watched = pool["options"]["renew_file"].startswith(declared(name)["etc"])
-            if watched and pool["checked_out"] + pool["idle"]:
-                where = f"process {worker['pid']}, database {alias}"
+            where = f"process {worker['pid']}, database {alias}"
+            compare(f"renew_file, {where}", declared(name)["renew_file"], pool["options"]["renew_file"])
+            if pool["checked_out"] + pool["idle"]:
                 compare(f"sessions since, {where}", look(name)["renew"], pool["renewed"])
 
 

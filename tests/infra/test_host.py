@@ -9,16 +9,14 @@ from declared import at_once, connect, load
 
 # Programs of a host itself, whatever they listen on: to be reached, to know time, names and its address.
 SYSTEM = {
-    *(
-        "sshd",
-        "systemd-resolve",
-        "systemd-network",
-        "systemd-timesyn",
-        "chronyd",
-        "ntpd",
-        "dhclient",
-        "dhcpcd",
-    ),
+    "sshd",
+    "systemd-resolve",
+    "systemd-network",
+    "systemd-timesyn",
+    "chronyd",
+    "ntpd",
+    "dhclient",
+    "dhcpcd",
 }
 SERVERS = {"mysqld", "mariadbd"}
 # Not the server of somebody else, of whose host nothing is ours.
@@ -44,15 +42,15 @@ def expected(name: str) -> set[tuple[str, int]]:
     if mysql.get("managed"):
         ports = [int(mysql["port"]), int(mysql["admin_port"])]
         ports += [33060] if mysql["flavor"] == "mysql" else []  # the X protocol
-        if cluster["topology"] != "standalone":
+        if cluster:
             ports += [33061] if mysql["flavor"] == "mysql" else [4567, 4568, 4444]
-            found |= {(program, int(cluster["agent_port"])) for program in ("systemd", "python3")}
+            found |= {(program, int(host["agent_port"])) for program in ("systemd", "python3")}
             found |= {("socat", 4444), ("rsync", 4444)}  # a node that joins
         found |= {(program, port) for program in SERVERS for port in ports}
     if app:
         port = re.search(r":?(\d+)$", app["bind"])
         found |= {(program, int(port.group(1))) for program in ("systemd", "gunicorn", "python3") if port}
-        found |= {("haproxy", int(cluster["proxy_port"]))} if cluster["topology"] != "standalone" else set()
+        found |= {("haproxy", int(cluster["proxies"][name]["port"]))} if cluster else set()
     if web:
         found |= {("nginx", int(web["http_port"]))} | (
             {("nginx", int(web["https_port"]))} if web["tls"] else set()

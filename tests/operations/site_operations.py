@@ -42,23 +42,24 @@ def gets_in(host: str, account: str, password: str) -> bool:
 
 
 def server_start(host: str) -> str:
-    unit = {"mysql": "mysql", "mariadb": "mariadb"}[SERVERS[host]]
-    return on(host, f"systemctl show {unit} -p InvocationID -p ExecMainStartTimestampMonotonic")
+    return on(host, f"systemctl show {SERVERS[host]} -p InvocationID -p ExecMainStartTimestampMonotonic")
 
 
-def session_values(host: str, variable: str) -> set[str]:
-    """What the site's sessions have. MariaDB tells of none: how new the pools say that they are."""
-    if SERVERS[host] == "mysql":
-        return set(
-            sql(
-                host,
-                "SELECT v.VARIABLE_VALUE FROM performance_schema.variables_by_thread v"
-                " JOIN performance_schema.threads t USING (THREAD_ID)"
-                f" WHERE t.PROCESSLIST_USER = 'app' AND v.VARIABLE_NAME = '{variable}'",
-            ).split()
-        )
-    said = json.loads(on(host, ASK))
-    return {json.dumps(worker["pools"]["default"]["renewed"]) for worker in said["workers"]}
+def session_values(variable: str) -> set[str]:
+    """What the sessions of the site on MySQL have; MariaDB tells of no other session."""
+    return set(
+        sql(
+            "ops-mysql",
+            "SELECT v.VARIABLE_VALUE FROM performance_schema.variables_by_thread v"
+            " JOIN performance_schema.threads t USING (THREAD_ID)"
+            f" WHERE t.PROCESSLIST_USER = 'app' AND v.VARIABLE_NAME = '{variable}'",
+        ).split()
+    )
+
+
+def renewed(host: str) -> set[int]:
+    """Since when every worker's pool has had none but new sessions, as each says of itself."""
+    return {worker["pools"]["default"]["renewed"] for worker in json.loads(on(host, ASK))["workers"]}
 
 
 @contextlib.contextmanager

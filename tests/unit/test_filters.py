@@ -43,6 +43,15 @@ def test_secrets_are_not_read(filters):
     assert not any("password" in text for text in plan["warnings"])
 
 
+def test_a_secret_of_two_lines_is_refused_and_not_shown(filters):
+    hostvars = {"h": {"mysql_app_password": "hunter2\n", "django_app_secret_key": "one line"}}
+    plan = filters.fleet_plan(hostvars, ["h"], ["h"])
+    (entry,) = plan["errors"]
+    assert entry["variable"] == "mysql_app_password"
+    assert "has a line break" in entry["message"]
+    assert "hunter2" not in str(plan)
+
+
 class Lazy(dict):
     """Like hostvars: raw values at once, templated ones on asking."""
 

@@ -55,7 +55,7 @@ class Driver:
         return flags
 
     def _classify(self, sql: str) -> int:
-        start = _LEAD.match(sql).end()  # type: ignore[union-attr]
+        start = _LEAD.match(sql).end()
         word = _WORD.match(sql, start)
         first = word.group().lower() if word else ""
         body = sql[start:].rstrip().rstrip(";")

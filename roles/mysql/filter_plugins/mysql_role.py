@@ -5,7 +5,7 @@ import re
 
 from ansible.errors import AnsibleFilterError
 
-GROUP, TITLE = "server", "Certificate and administrator's door"
+GROUP, TITLE = "server", "Certificate, administrator's door, and what is closed"
 TLS_VERSIONS = "TLSv1.2,TLSv1.3"
 FILES = "/var/lib/mysql-files"  # MySQL's packages make it
 
@@ -15,7 +15,7 @@ def _row(name, value, reason, dynamic=False, compare="equal", variable=""):
         "name": name,
         "variable": name if variable == "" else variable,
         "value": value,
-        "file_value": str(value),
+        "file_value": ("OFF", "ON")[value] if isinstance(value, bool) else str(value),
         "origin": "derived",
         "reason": reason,
         "dynamic": dynamic,
@@ -49,11 +49,9 @@ def mysql_with_door(resolved, tls_path, port, connections):
             "normalised",
         ),
     ]
-    rows[-2]["file_value"] = "OFF"
     if not mysql:  # off in every MySQL since 8.0
         links = "a link in the data directory could lead a table's statements to any file"
         rows.append(_row("symbolic_links", False, links, variable="have_symlink"))
-        rows[-1]["file_value"] = "OFF"
     door = "the administrator gets in when all connections are taken"
     if mysql:
         rows += [
@@ -62,7 +60,6 @@ def mysql_with_door(resolved, tls_path, port, connections):
             _row("create_admin_listener_thread", True, door),
             _row("mysqlx_bind_address", "127.0.0.1", "the X protocol is nobody's business outside"),
         ]
-        rows[-2]["file_value"] = "ON"
     else:
         rows += [
             _row("extra_port", port, door),

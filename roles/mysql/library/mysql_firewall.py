@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mysql_role import read_text, run, unit_state, write_text
+from ansible.module_utils.mysql_role import FIREWALL, read_text, run, unit_state, write_text
 
 DOCUMENTATION = """
 module: mysql_firewall
@@ -22,7 +22,7 @@ EXAMPLES = "# see roles/mysql/tasks/firewall.yml\n"
 RETURN = "actions: {description: what was done, type: list, returned: always}\n"
 
 NFT, UNIT = "/usr/sbin/nft", "mysql-firewall.service"
-RULES, UNIT_FILE = "/etc/mysql/firewall.nft", f"/etc/systemd/system/{UNIT}"
+UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 TEXT = f"""# Ansible managed: roles/mysql
 [Unit]
 Description=Who may reach the database server
@@ -35,7 +35,7 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart={NFT} -f {RULES}
+ExecStart={NFT} -f {FIREWALL}
 ExecStop=-{NFT} delete table inet mysql_role
 
 [Install]
@@ -82,10 +82,10 @@ class Firewall:
         if not os.path.exists(NFT):
             apt = ["apt-get", "-q", "-y", "--no-remove", "-o", "DPkg::Lock::Timeout=300", "install"]
             self.do("package nftables", *apt, "--no-install-recommends", "nftables")
-        differs = read_text(RULES) != self.rules
+        differs = read_text(FIREWALL) != self.rules
         if differs:
             self.judge()
-        for path, text in ((RULES, self.rules), (UNIT_FILE, TEXT)):
+        for path, text in ((FIREWALL, self.rules), (UNIT_FILE, TEXT)):
             if read_text(path) != text:
                 self.do(f"file {path}")
                 if not self.module.check_mode:
@@ -99,9 +99,9 @@ class Firewall:
             self.do("rules loaded", "systemctl", "restart", UNIT)
 
     def off(self):
-        for path in (RULES, UNIT_FILE):
+        for path in (FIREWALL, UNIT_FILE):
             if os.path.exists(path):
-                if path == RULES and os.path.exists(UNIT_FILE):
+                if path == FIREWALL and os.path.exists(UNIT_FILE):
                     self.do("firewall taken away", "systemctl", "disable", "--quiet", "--now", UNIT)
                 self.do(f"file {path} removed")
                 if not self.module.check_mode:

@@ -9,6 +9,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mysql_role import (
+    FIREWALL,
     Client,
     SqlError,
     client_file,
@@ -295,7 +296,7 @@ def main():
             "datadir": datadir,
             "datadir_initialised": initialised,
             "nofile": soft_nofile(unit.get("MainPID", "0")) if running else None,
-            "firewall": os.path.exists("/etc/mysql/firewall.nft"),
+            "firewall": os.path.exists(FIREWALL),
             "tls": certificate(wanted["certificate"], wanted["authority"]),
             "host": {
                 "memory_bytes": memory_bytes(),

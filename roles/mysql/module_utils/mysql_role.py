@@ -18,6 +18,7 @@ import tempfile
 TRUE = {"1", "on", "true", "yes"}
 FALSE = {"0", "off", "disabled", "false", "no"}
 SUFFIX = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
+FIREWALL = "/etc/mysql/firewall.nft"
 MAIN_FILES = ("/etc/my.cnf", "/etc/mysql/my.cnf")
 
 

@@ -88,18 +88,21 @@ class Engine:
     def look(self):
         running = self.running()
         tables = self.rows(TABLES) if running else []
+        now = self.standing(running)
         return {
             "running": running,
             "tables": int(tables[0][0]) if tables else None,  # a node without a majority answers nothing
-            **(now := self.standing(running)),
-            "ready": now["status"] == "Primary" and now["state"] == self.READY,
+            **now,
+            "ready": self.is_ready(now),
         }
 
     def process(self):
         return unit_state(self.UNIT, "MainPID").get("MainPID", "0")
 
     def ready(self):
-        now = self.standing(True)
+        return self.is_ready(self.standing(True))
+
+    def is_ready(self, now):
         return now["status"] == "Primary" and now["state"] == self.READY
 
     def stale(self):

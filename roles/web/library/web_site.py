@@ -23,7 +23,7 @@ options:
   key: {description: Its key; empty for none., type: str, default: ""}
   key_path: {description: Where it goes., type: path, required: true}
   worker_connections: {description: At least so many in each of nginx's processes., type: int, required: true}
-  drop_in: {description: The unit's drop-in; empty for none., type: str, default: ""}
+  drop_in: {description: The unit's drop-in., type: str, required: true}
   drop_in_path: {description: Where it goes., type: path, required: true}
 author: [the project]
 """
@@ -93,14 +93,12 @@ class Site:
             self.files[wanted["key_path"]] = (wanted["key"], 0o600)
         self.widen(wanted["worker_connections"])
         self.drop_in = wanted["drop_in_path"]
-        self.files[self.drop_in] = (wanted["drop_in"] or None, 0o644)
+        self.files[self.drop_in] = (wanted["drop_in"], 0o644)
         self.secret_path = wanted["key_path"]
         self.actions, self.diff = [], []
 
     def widen(self, least):
-        """Only nginx's main file can say how many connections a process holds; a larger
-        number of its owner stays.
-        """
+        """Only nginx's main file says how many connections a process holds; a larger number there stays."""
         text = read(MAIN) or ""
         found = re.search(r"(?m)^(\s*worker_connections\s+)(\d+)(\s*;)", text)
         if found and int(found.group(2)) < least:
@@ -112,7 +110,7 @@ class Site:
         found = {}
         for path, (text, mode) in self.files.items():
             before = read(path)
-            if before != text or (text is not None and mode_of(path) != (mode, 0, 0)):
+            if before != text or mode_of(path) != (mode, 0, 0):
                 found[path] = (before, text, mode)
         if os.path.islink(EXAMPLE):
             found[EXAMPLE] = (os.readlink(EXAMPLE), None, 0)
@@ -218,7 +216,7 @@ def main():
             "key": text | {"no_log": True},
             "key_path": path | {"no_log": False},
             "worker_connections": {"type": "int", "required": True},
-            "drop_in": text,
+            "drop_in": {"type": "str", "required": True},
             "drop_in_path": path,
         },
         supports_check_mode=True,

@@ -6,7 +6,7 @@ from djorm_pool.graft import graft_backend
 connect_signals()
 
 
-class DatabaseWrapper(graft_backend("sqlite")):  # type: ignore[misc]
+class DatabaseWrapper(graft_backend("sqlite")):
     """Django's DatabaseWrapper, whose connection is borrowed from the pool."""
 
     djorm_pool_enabled = True
