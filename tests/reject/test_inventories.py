@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from ansible.parsing import vault
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -88,6 +93,26 @@ def test_a_vault_is_looked_for_wherever_a_value_may_come_from(password, tmp_path
     assert status != 0
     for name in ("backup_password", "django_app_environment"):
         assert f"h: {name}=(hidden): its vault cannot be opened" in output
+    assert left == []
+
+
+def test_an_expired_certificate_is_refused(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "www.example.org")])
+    ended = datetime(2026, 1, 2, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, ended - timedelta(days=90), ended)
+    text = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    (tmp_path / "certificate.pem").write_bytes(text)
+    given = dict.fromkeys(
+        ("web_tls_certificate", "web_tls_key", "mysql_ca_file"), str(tmp_path / "certificate.pem")
+    )
+    groups = {"database": ["h"], "application": ["h"], "web": ["h"]}
+    status, output, left = play(
+        tmp_path / "paper", {"h": {}}, groups, "playbook.yml", "-e", json.dumps(given)
+    )
+    assert status != 0
+    for variable in ("web_tls_certificate", "mysql_ca_file"):
+        assert re.search(rf"h: {variable}=\S+: .*expired on 2026-01-02", " ".join(output.split())), output
     assert left == []
 
 
