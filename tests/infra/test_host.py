@@ -88,3 +88,49 @@ def test_nothing_listens_that_nobody_declared(name, compare):
             who,
             same=bool(ours or named),
         )
+
+
+UPDATES = r"""
+apt-config dump
+echo --
+systemctl is-enabled apt-daily.timer apt-daily-upgrade.timer
+systemctl is-active apt-daily.timer apt-daily-upgrade.timer
+echo --
+test -x /usr/bin/unattended-upgrade && echo installed
+test -e /etc/apt/apt.conf.d/99-managed-updates && echo ours
+echo --
+dpkg-query -W -f '${Package}\n' | grep -E '^(mysql|mariadb)-(community-)?server'
+"""
+
+
+@at_once(HOSTS)
+def updates(name: str) -> list[list[str]]:
+    return [part.split("\n") for part in connect(name).run(UPDATES).stdout.split("--\n")]
+
+
+def test_security_updates_come_by_themselves_where_that_is_declared(name, compare):
+    settings, timers, there, servers = updates(name)
+    if not load()["hosts"][name]["updates"]:
+        compare("unattended updates of ours", "none", "there" if "ours" in there else "none")
+        return
+    found = re.findall(r'^([\w:-]+?)(?:::)? "(.*)";$', "\n".join(settings), re.MULTILINE)
+    values = {key: [value for other, value in found if other == key] for key, _ in found}
+    compare("unattended-upgrades", "installed", "installed" if "installed" in there else "missing")
+    compare("its timers", "enabled enabled active active", " ".join(timers).strip())
+    for key, value in (
+        ("APT::Periodic::Enable", "1"),
+        ("APT::Periodic::Update-Package-Lists", "1"),
+        ("APT::Periodic::Unattended-Upgrade", "1"),
+        ("Unattended-Upgrade::Automatic-Reboot", "false"),
+    ):
+        compare(key, value, " ".join(values.get(key, [])[-1:]))
+    wide = ("Unattended-Upgrade::Origins-Pattern", "Unattended-Upgrade::Allowed-Origins")
+    origins = [value for key in wide for value in values.get(key, []) if value]
+    wrong = [origin for origin in origins if "-security" not in origin]
+    compare(
+        "updates come from", "the security archive", ", ".join(wrong or origins), same=origins and not wrong
+    )
+    out = values.get("Unattended-Upgrade::Package-Blacklist", [])
+    for package in filter(None, servers):
+        same = any(re.match(pattern, package) for pattern in out if pattern)
+        compare(f"{package} is left out", True, same)
