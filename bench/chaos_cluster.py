@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster"
 import measured  # noqa: E402
 from chaos import FILL, LASTS, PODMAN, asked, small_disk  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
-from test_cluster import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
+from nodes import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}

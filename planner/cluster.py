@@ -74,6 +74,13 @@ class Cluster:
         """The node that stands for all of them, and that writes as long as it can."""
         return self.nodes[0]
 
+    @property
+    def keeper(self):
+        """The node that backups are taken from: the last one that has a repository, which writes last. It is
+        always the same, as its own binary log leads from a copy to any second after it.
+        """
+        return next((node for node in reversed(self.nodes) if self.fleet.has_repository(node)), None)
+
     def holds(self, name):
         return any(node.name == name for node in self.nodes)
 
@@ -96,15 +103,6 @@ class Cluster:
         self.check_owned()
         self.check_cache()
         for host in self.nodes:
-            if self.fleet.backed_up(host):
-                self.refuse(
-                    host,
-                    "backup_repository",
-                    host.get("backup_repository"),
-                    "backups of a cluster are not made yet: its nodes would each copy all",
-                    "leave backup_repository out, and back a cluster up by other means",
-                    {"backup_repository": ""},
-                )
             if not host.truth("mysql_manage"):
                 self.refuse(
                     host,
@@ -255,6 +253,7 @@ class Cluster:
                 for host in self.nodes
             ],
             "cache_bytes": cache(self.leader),
+            "backups_from": self.keeper.name if self.keeper else "",
             # The same for one cluster's name, wherever it is computed; transactions carry it.
             "uuid": str(uuid.uuid5(NAMES, str(self.leader.get("mysql_cluster_name") or "djorm"))),
         }

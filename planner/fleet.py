@@ -788,8 +788,15 @@ class Fleet:
             result["extra_max_connections"] = host.number("mysql_admin_connections")
         return result
 
-    def backed_up(self, host):
+    @staticmethod
+    def has_repository(host):
         return host.truth("mysql_manage") and bool(str(host.get("backup_repository") or "").strip())
+
+    def backed_up(self, host):
+        """Whether backups are taken here; of a cluster, from one node."""
+        if self.cluster and self.cluster.holds(host.name):
+            return host is self.cluster.keeper
+        return self.has_repository(host)
 
     def candidates(self, host):
         """[(flavor, version, assumed)]: one where it is known, two where a plan on paper cannot know."""

@@ -1,231 +1,26 @@
-"""The writer of a cluster is killed while the real application writes: no acknowledged row is lost.
-
-The same for both engines: what differs between them is in their classes.
-"""
+"""The writer of a cluster is killed while the real application writes: no acknowledged row is lost."""
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import secrets
-import shlex
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from nodes import (
+    INVENTORY,
+    WRITERS,
+    Galera,
+    GroupReplication,
+    Load,
+    healthy,
+    playbook,
+    report,
+    wait_for,
+    writer,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-INVENTORY = os.environ.get("CLUSTER_INVENTORY", "")
-WRITERS = 8
 BACK_WITHIN = 10  # seconds without an acknowledged write that a run may show
-
-
-def listed() -> dict:
-    if not INVENTORY:
-        raise pytest.UsageError(
-            "CLUSTER_INVENTORY is not set: run `molecule test -s galera` or group_replication"
-        )
-    out = subprocess.run(
-        ["ansible-inventory", "-i", INVENTORY, "--list"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    return json.loads(out.stdout)
-
-
-def playbook(*more: str) -> subprocess.CompletedProcess:
-    """The main job, without its load test: the clients of the test are the load."""
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, "playbook.yml", *more]
-    return subprocess.run([*words, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True)
-
-
-class Host:
-    """Commands as root on a host of the inventory, over SSH."""
-
-    def __init__(self, name: str, variables: dict) -> None:
-        self.name, self.address = name, variables["ansible_host"]
-        self.engine = ENGINES.get(variables.get("mysql_topology"))
-        access = ROOT / ".cache" / "sandbox"
-        self.words = [
-            *("ssh", "-i", str(access / "id_ed25519"), "-o", f"UserKnownHostsFile={access / 'known_hosts'}"),
-            *("-o", "StrictHostKeyChecking=yes", f"ansible@{self.address}", "sudo"),
-        ]
-
-    def run(self, *argv: str, text: str = "") -> subprocess.CompletedProcess:
-        return subprocess.run([*self.words, shlex.join(argv)], input=text, capture_output=True, text=True)
-
-    def must(self, *argv: str, text: str = "") -> str:
-        done = self.run(*argv, text=text)
-        assert done.returncode == 0, f"{argv[0]} on {self.address}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def sql(self, statement: str) -> list[list[str]]:
-        out = self.must(self.engine.client, "--batch", "--skip-column-names", text=statement)
-        return [line.split("\t") for line in out.splitlines()]
-
-    def asked(self, statement: str) -> list[list[str]]:
-        """[] where the server does not answer."""
-        done = self.run(self.engine.client, "--batch", "--skip-column-names", text=statement)
-        return [line.split("\t") for line in done.stdout.splitlines() if done.returncode == 0]
-
-
-class Galera:
-    client, unit = "mariadb", "mariadb"
-    returns = True  # the first node writes again as soon as it can
-
-    @staticmethod
-    def status(node: Host) -> dict[str, str]:
-        return dict(row for row in node.asked("SHOW GLOBAL STATUS LIKE 'wsrep%'") if len(row) == 2)
-
-    @classmethod
-    def whole(cls, node: Host, size: int) -> bool:
-        now = cls.status(node)
-        return (
-            now.get("wsrep_local_state_comment") == "Synced"
-            and now.get("wsrep_cluster_status") == "Primary"
-            and now.get("wsrep_cluster_size") == str(size)
-        )
-
-    @classmethod
-    def serves(cls, node: Host) -> bool:
-        return cls.status(node).get("wsrep_ready") == "ON"
-
-    @classmethod
-    def name(cls, node: Host) -> str:
-        return cls.status(node)["wsrep_cluster_state_uuid"]
-
-    @staticmethod
-    def writable(node: Host) -> bool:
-        return True  # each may be, and the proxies take one
-
-    @staticmethod
-    def encrypted(node: Host) -> bool:
-        return "socket.ssl = YES" in node.sql("SELECT @@wsrep_provider_options")[0][0]
-
-
-class GroupReplication:
-    client, unit = "mysql", "mysql"
-    returns = False  # the group chooses, and nothing asks it to choose again
-
-    @staticmethod
-    def states(node: Host) -> list[str]:
-        """Its own state first."""
-        own = "MEMBER_ID = @@server_uuid DESC"
-        table = "performance_schema.replication_group_members"
-        return [row[0] for row in node.asked(f"SELECT MEMBER_STATE FROM {table} ORDER BY {own}")]
-
-    @classmethod
-    def whole(cls, node: Host, size: int) -> bool:
-        return cls.states(node) == ["ONLINE"] * size
-
-    @classmethod
-    def serves(cls, node: Host) -> bool:
-        return cls.states(node)[:1] == ["ONLINE"]
-
-    @classmethod
-    def name(cls, node: Host) -> str:
-        view = node.sql("SELECT VIEW_ID FROM performance_schema.replication_group_member_stats LIMIT 1")
-        return view[0][0].partition(":")[0]
-
-    @staticmethod
-    def writable(node: Host) -> bool:
-        return node.sql("SELECT @@super_read_only") == [["0"]]
-
-    @staticmethod
-    def encrypted(node: Host) -> bool:
-        loose = node.sql("SELECT User, Host FROM mysql.user WHERE User = 'cluster' AND ssl_type = ''")
-        return node.sql("SELECT @@group_replication_ssl_mode") == [["VERIFY_IDENTITY"]] and not loose
-
-
-ENGINES = {"galera": Galera, "group_replication": GroupReplication}
-
-
-@pytest.fixture(scope="session")
-def cluster():
-    found = listed()
-    hosts = {name: Host(name, variables) for name, variables in found["_meta"]["hostvars"].items()}
-    groups = {name: [hosts[host] for host in found[name]["hosts"]] for name in ("database", "web")}
-    return groups
-
-
-def healthy(nodes) -> bool:
-    return all(node.engine.whole(node, len(nodes)) for node in nodes)
-
-
-def wait_for(condition, seconds=120):
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"not within {seconds} s"
-        time.sleep(0.2)
-    return time.monotonic() - start
-
-
-def writer(nodes):
-    """Where the application's sessions are: HAProxy sends all of them to one node."""
-    count = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'"
-    return [node for node in nodes if node.asked(count) not in ([], [["0"]])]
-
-
-class Load:
-    """Clients that write through the site, request after request, and remember what was acknowledged."""
-
-    def __init__(self, address: str) -> None:
-        self.address, self.stop = address, threading.Event()
-        self.mark = secrets.token_hex(6)
-        self.acknowledged: dict[str, float] = {}
-        self.failed: list[tuple[float, str]] = []
-        self.slowest = 0.0
-        self.threads = [threading.Thread(target=self.write, args=(n,)) for n in range(WRITERS)]
-
-    def write(self, number: int) -> None:
-        count = 0
-        while not self.stop.is_set():
-            count += 1
-            reference = f"{self.mark}-{number}-{count}"
-            body = json.dumps({"text": "x", "source": self.mark, "reference": reference})
-            start = time.monotonic()
-            try:
-                site = http.client.HTTPConnection(self.address, timeout=60)
-                site.request("POST", "/journal/", body, {"Content-Type": "application/json"})
-                answer = site.getresponse()
-                said = answer.read()
-                site.close()
-                if answer.status == 201:
-                    self.acknowledged[reference] = time.monotonic()
-                else:
-                    self.failed.append((start, f"{answer.status} {said[:80]!r}"))
-            except OSError as error:
-                self.failed.append((start, str(error)))
-            self.slowest = max(self.slowest, time.monotonic() - start)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        wait_for(lambda: len(self.acknowledged) > 50)
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(90)
-
-    def longest_gap(self, after: float) -> float:
-        times = sorted(when for when in self.acknowledged.values() if when >= after)
-        return max(b - a for a, b in zip([after, *times], times, strict=False))
-
-    def lost(self, node: Host) -> set[str]:
-        rows = node.sql(f"SELECT reference FROM journal.journal_entry WHERE source = '{self.mark}'")
-        return set(self.acknowledged) - {row[0] for row in rows}
-
-
-def report(what: str, load: Load, hit: float) -> None:
-    print(
-        f"\n{what}: {len(load.acknowledged)} rows acknowledged, longest time without one "
-        f"{load.longest_gap(hit):.1f} s, slowest request {load.slowest:.1f} s, failed {len(load.failed)} of "
-        f"{WRITERS} clients {sorted({text for _, text in load.failed})[:3]}"
-    )
 
 
 def test_one_cluster_one_writer(cluster):

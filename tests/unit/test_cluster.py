@@ -244,3 +244,18 @@ def test_where_a_group_begins_again(positions, said, says):
     found = dict(zip(ORDER, map(node, positions), strict=True))
     decision = cluster.recover(found, ORDER, "group_replication", begin_at=said)
     assert (says in decision["refusal"]) if says else decision["begin"] == said, decision
+
+
+def test_backups_are_taken_from_one_node_that_writes_last():
+    every = {name: {"backup_repository": "/srv/backup"} for name in GROUPS["database"]}
+    for plan, keeper in (
+        (planned(**every), "d3"),
+        (group(**every), "d3"),
+        (planned(d1={"backup_repository": "/srv/backup"}, d2={"backup_repository": "/srv/backup"}), "d2"),
+        (planned(), ""),
+    ):
+        assert plan["ok"], plan["errors"]
+        assert plan["cluster"]["backups_from"] == keeper
+        assert plan["backed_up"] == [keeper] * bool(keeper)
+        for name, server in plan["servers"].items():
+            assert bool(server["backup"]) == server["demand"]["binary_log"] == (name == keeper)

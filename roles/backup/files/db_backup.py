@@ -2,10 +2,13 @@
 """Backups of one MySQL or MariaDB server: taken, copied off the host, proven by a restore, restored.
 
     db-backup setup            the account, the repository (begun where there is none)
+    db-backup account          the statements that make MySQL's account, for a node that may not
     db-backup take             a whole copy, checksums of its tables, the binary logs; old ones are forgotten
     db-backup logs             the binary logs up to now
     db-backup prove            restore the newest copy into a scratch server and compare the checksums
     db-backup restore [--to "2026-11-22 10:00:00"] [--overwrite] [--check]
+    db-backup restore [--to ...] [--overwrite] --prepare     a node of a cluster: make the data directory,
+    db-backup place                                          and once the other nodes are stopped: serve it
     db-backup list
 
 A copy counts once its note is in the repository: the checksums of every table at a later position of the
@@ -34,9 +37,24 @@ HOME = "/var/lib/db-backup"
 CONFIG = "/etc/db-backup"
 LOCK = "/run/db-backup.lock"
 FORM = "%Y-%m-%d %H:%M:%S"
+MARK = ".db-backup"
+PREPARED, PLACED = f"{HOME}/prepared.json", f"{HOME}/placed.json"
 SYSTEM = "('mysql', 'sys', 'performance_schema', 'information_schema')"
 START_SECONDS = 300
 CONNECTIONS = 4  # mariadb-backup opens three; as planner.fleet.BACKUP_CONNECTIONS
+ACCOUNT = {
+    flavor: (
+        "CREATE USER IF NOT EXISTS 'backup'@'localhost';\n"
+        f"ALTER USER 'backup'@'localhost' {login} WITH MAX_USER_CONNECTIONS {CONNECTIONS};\n"
+        "REVOKE ALL PRIVILEGES, GRANT OPTION FROM 'backup'@'localhost';\n"
+        f"GRANT SELECT, RELOAD, PROCESS, SHOW VIEW, TRIGGER, EVENT, {rights} ON *.*"
+        " TO 'backup'@'localhost';\n"
+    )
+    for flavor, login, rights in (
+        ("mysql", "IDENTIFIED WITH auth_socket AS 'root'", "REPLICATION CLIENT, SHOW_ROUTINE"),
+        ("mariadb", "IDENTIFIED BY '{secret}'", "LOCK TABLES, BINLOG MONITOR, CONNECTION ADMIN"),
+    )
+}
 
 
 class Trouble(Exception):
@@ -57,6 +75,12 @@ def read_json(path, default):
             return json.load(file)
     except FileNotFoundError:
         return default
+
+
+def text_of(path):
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        return file.read().strip()
+    return ""
 
 
 def write_text(path, text, mode=0o600):
@@ -380,12 +404,40 @@ class Backup:
 
     # --- small words
     def timeline(self):
-        """The history that the server is on; a restore begins another one."""
+        """The history that the server is on; a restore begins another one, and so does a copy of all data
+        that a node of a cluster got from another node: its own binary log does not lead there.
+        """
         path = f"{HOME}/timeline"
-        if not os.path.exists(path):
-            write_text(path, uuid.uuid4().hex)
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
+        known = text_of(path)
+        if (
+            self.config["cluster"]
+            and known
+            and self.live.alive()
+            and self.origin() != text_of(f"{HOME}/origin")
+        ):
+            known = ""
+        if not known:
+            known = uuid.uuid4().hex
+            write_text(path, known)
+            if self.config["cluster"]:
+                self.mark(known)
+                write_text(f"{HOME}/origin", self.origin())
+        return known
+
+    def mark(self, text):
+        """A name in the data directory that does not outlive a copy from another node (Galera empties it)."""
+        path = os.path.join(self.config["datadir"], MARK)
+        owner = os.stat(self.config["datadir"])
+        write_text(path, text)
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+    def origin(self):
+        """Where these data come from: another value after a copy from another node."""
+        clone = ""
+        if self.mysql:  # a server that never cloned, or does not know how, has no row or no table
+            with contextlib.suppress(Trouble):
+                clone = json.dumps(self.live.ask("SELECT BEGIN_TIME FROM performance_schema.clone_status;"))
+        return f"{text_of(os.path.join(self.config['datadir'], MARK))} {clone}".strip()
 
     def notes(self):
         """The notes of all copies, oldest first."""
@@ -404,24 +456,19 @@ class Backup:
     def setup(self):
         changed = []
         root = Server(self.config, self.config["socket"], "root")
-        if self.mysql:
-            login = "IDENTIFIED WITH auth_socket AS 'root'"
-            rights = "SELECT, RELOAD, PROCESS, SHOW VIEW, TRIGGER, EVENT, REPLICATION CLIENT, SHOW_ROUTINE"
-        else:
-            # MariaDB's unix_socket lets only the user of the same name in, and the server's files want root.
-            secret = secrets.token_urlsafe(32)
-            login = f"IDENTIFIED BY '{secret}'"
-            rights = "SELECT, RELOAD, PROCESS, LOCK TABLES, SHOW VIEW, TRIGGER, EVENT, BINLOG MONITOR"
-            rights += ", CONNECTION ADMIN"
         if not self.live.alive():
-            place = "'backup'@'localhost'"
-            root.ask(
-                f"CREATE USER IF NOT EXISTS {place};\n"
-                f"ALTER USER {place} {login} WITH MAX_USER_CONNECTIONS {CONNECTIONS};\n"
-                f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {place}; GRANT {rights} ON *.* TO {place};"
-            )
             if not self.mysql:
+                # MariaDB's unix_socket lets only the user of the same name in; the server's files want root.
+                secret = secrets.token_urlsafe(32)
+                root.ask(ACCOUNT["mariadb"].format(secret=secret))
                 write_text(f"{CONFIG}/client.cnf", f'[client]\nuser=backup\npassword="{secret}"\n')
+            elif root.ask("SELECT @@super_read_only;") == [["1"]]:
+                raise Trouble(
+                    "the account backup@localhost is not there, and this node does not write; "
+                    "mend: on the node that writes, what `db-backup account` says"
+                )
+            else:
+                root.ask(ACCOUNT["mysql"])
             changed.append("account")
         if root.ask("SELECT @@log_bin;") != [["1"]]:
             raise Trouble(
@@ -467,6 +514,13 @@ class Backup:
         )
         self.repository.save([*files, f"{HOME}/until.json"], "logs")
         return until
+
+    def keep_up(self):
+        """The binary logs; where they begin anew, a whole copy, without which they lead nowhere."""
+        before = text_of(f"{HOME}/timeline")
+        if before and self.timeline() != before:
+            return {"taken": self.take()["taken"]}
+        return {"until": str(self.logs())}
 
     def take(self):
         self.repository.check()
@@ -521,6 +575,8 @@ class Backup:
         }
         write_json(f"{HOME}/note.json", note)
         self.repository.save([f"{HOME}/note.json"], "note")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(PLACED)
         self.repository.forget()
         return note
 
@@ -585,8 +641,9 @@ class Backup:
             raise Trouble(f"{log} is not among the binary logs kept with this copy; mend: keep them longer")
         files = files[names.index(log) :]
         words = [
-            "mariadb-binlog" if not self.mysql else "mysqlbinlog",
+            "mysqlbinlog" if self.mysql else "mariadb-binlog",
             "--no-defaults",
+            *(["--skip-gtids"] if self.mysql else []),  # the scratch server keeps none
             f"--start-position={position}",
         ]
         if "position" in stop:
@@ -652,7 +709,7 @@ class Backup:
             )
         return earlier[-1]
 
-    def restore(self, to, overwrite, check):
+    def restore(self, to, overwrite, check, prepare=False):
         if to:
             try:
                 to = when(to).strftime(FORM)
@@ -665,6 +722,9 @@ class Backup:
                     f"restore_to={to} is in the future (it is {now()} UTC); nothing was changed; "
                     "mend: an earlier time; times are UTC"
                 )
+        placed = self.config["cluster"] and read_json(PLACED, None)
+        if placed:  # a run was cut off before the cluster began with it
+            return {"resumed": True, **placed}
         datadir = self.config["datadir"]
         self.repository.check()
         note = self.chosen(to or now().strftime(FORM))
@@ -681,6 +741,11 @@ class Backup:
         room(os.path.dirname(datadir), note["bytes"] * 2)
         if check:
             return {"would": to or "the end of the binary logs", "from": note["taken"]}
+        if self.config["cluster"] and not prepare:
+            raise Trouble(
+                "this is a node of a cluster, whose other nodes would keep the old data; nothing was "
+                "changed; mend: playbooks/restore.yml"
+            )
         until = self.logs()
         stop = {"time": to} if to else {}
         to = to or until.strftime(FORM)
@@ -698,10 +763,32 @@ class Backup:
             raise
         finally:
             shutil.rmtree(logs, ignore_errors=True)
+        done = {"restored": to, "from": note["taken"], "kept": old}
+        if prepare:
+            write_json(PREPARED, done)
+            return done
         self.swap(datadir, folder, old)
-        write_text(f"{HOME}/timeline", uuid.uuid4().hex)
+        os.unlink(f"{HOME}/timeline")
         self.take()
-        return {"restored": to, "from": note["taken"], "kept": old}
+        return done
+
+    def place(self):
+        """What `restore --prepare` made takes the place of the data, and serves: this node alone. It is not
+        placed twice: the next copy that is taken ends that.
+        """
+        placed = read_json(PLACED, None)
+        if placed:
+            return placed
+        done = read_json(PREPARED, None)
+        datadir = self.config["datadir"]
+        folder = f"{datadir}.restoring"
+        if done is None or not os.path.isdir(folder):
+            raise Trouble("nothing is prepared; nothing was changed; mend: playbooks/restore.yml")
+        self.swap(datadir, folder, done["kept"])
+        os.rename(PREPARED, PLACED)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{HOME}/timeline")
+        return done
 
     def swap(self, datadir, folder, old):
         unit = self.config["unit"]
@@ -722,7 +809,9 @@ class Backup:
 
     def start(self, unit):
         run(["systemctl", "reset-failed", unit])
-        if run(["systemctl", "start", unit]).returncode != 0:
+        # A node of Galera would look for the others, which are stopped.
+        galera = self.config["cluster"] and not self.mysql
+        if run(["galera_new_cluster"] if galera else ["systemctl", "start", unit]).returncode != 0:
             return False
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
@@ -754,24 +843,28 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("setup", "take", "logs", "prove", "list"):
+    for verb in ("setup", "take", "logs", "prove", "list", "account", "place"):
         verbs.add_parser(verb)
     restore = verbs.add_parser("restore")
     restore.add_argument("--to", default="")
     restore.add_argument("--overwrite", action="store_true")
     restore.add_argument("--check", action="store_true")
+    restore.add_argument("--prepare", action="store_true")
     given = parser.parse_args()
     os.umask(0o077)
+    if given.verb == "account":
+        print(ACCOUNT["mysql"], end="")
+        return 0
     try:
         with open(LOCK, "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             backup = Backup()
             if given.verb == "restore":
-                said = backup.restore(given.to, given.overwrite, given.check)
+                said = backup.restore(given.to, given.overwrite, given.check, given.prepare)
             elif given.verb == "list":
                 said = [{key: note[key] for key in ("taken", "timeline", "bytes")} for note in backup.notes()]
             elif given.verb == "logs":
-                said = {"until": str(backup.logs())}
+                said = backup.keep_up()
             elif given.verb == "take":
                 said = {"taken": backup.take()["taken"]}
             else:

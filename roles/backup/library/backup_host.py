@@ -125,9 +125,9 @@ def apply(wanted):
     done += changed
     if changed:
         must("systemctl", "daemon-reload")
-    if done:
-        must(PROGRAM, "setup")
     first = '"proven"' not in (text_of("/var/lib/db-backup/proof.json") or "")
+    if done or first:
+        must(PROGRAM, "setup")
     if first:
         for verb in ("take", "prove"):
             status, _, _ = run("systemctl", "start", f"db-backup-{verb}.service")

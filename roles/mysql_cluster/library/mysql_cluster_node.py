@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import time
+import uuid
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mysql_role import Client, SqlError, quoted, read_text, run, unit_state, write_text
@@ -21,9 +22,11 @@ options:
       - look, what the node is; apply, make it so; gate, are all nodes in the cluster; leave it.
       - For a cluster of which no node serves - examine, how far the node came; recover, the cluster begins
         again on this node; rejoin, this node into that.
+      - For a cluster whose data are restored - stop, this node; restored, the cluster begins with the data
+        that were put here; anew, this node's data are put aside, and it is as on a bare host.
     type: str
     required: true
-    choices: [look, apply, gate, leave, examine, recover, rejoin]
+    choices: [look, apply, gate, leave, examine, recover, rejoin, stop, restored, anew]
   kind: {description: The engine., type: str, required: true, choices: [galera, group_replication]}
   files: {description: Files and what they restart., type: list, elements: dict}
   bootstrap: {description: Does the cluster begin here?, type: bool, default: false}
@@ -109,11 +112,29 @@ class Engine:
         """Another password than the one that is wanted is kept here."""
         return False
 
+    def put_aside(self):
+        """A server as it is on a bare host; where its data are from now on."""
+        self.systemctl("stop", self.UNIT)
+        aside = f"{DATADIR}.before-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+        owner = os.stat(DATADIR)
+        os.rename(DATADIR, aside)
+        os.mkdir(DATADIR, owner.st_mode & 0o777)
+        os.chown(DATADIR, owner.st_uid, owner.st_gid)
+        done = run(self.INSTALL, timeout=600)
+        if done.returncode != 0:
+            raise Failure(f"{self.INSTALL[0]}: {done.stderr.strip()[-500:]}")
+        self.systemctl("start", self.UNIT)
+        return aside
+
 
 class Galera(Engine):
     UNIT, READY, OTHERS = "mariadb.service", "Synced", "wsrep_cluster_address"
     CONFIGURATION = "/etc/mysql/mariadb.conf.d/zz-cluster.cnf"
     NOBODY = "00000000-0000-0000-0000-000000000000"
+    INSTALL = (
+        *("mariadb-install-db", "--user=mysql", "--skip-test-db", "--disable-log-bin", "--wsrep-on=0"),
+        "--auth-root-authentication-method=socket",
+    )
     SST = (
         "CREATE USER IF NOT EXISTS mysql@localhost IDENTIFIED VIA unix_socket",
         "GRANT RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR ON *.* TO mysql@localhost",
@@ -192,6 +213,9 @@ class Galera(Engine):
         if not self.ready():
             self.systemctl("restart", self.UNIT)
 
+    def restored(self):
+        """It began with them when it was started."""
+
     def join(self, _before):
         self.systemctl("restart", self.UNIT)
 
@@ -203,6 +227,7 @@ class GroupReplication(Engine):
     UNIT, READY, OTHERS = "mysql.service", "ONLINE", "loose_group_replication_group_seeds"
     CONFIGURATION = "/etc/mysql/mysql.conf.d/zz-cluster.cnf"
     CHANNEL = "group_replication_recovery"
+    INSTALL = ("mysqld", "--initialize-insecure", "--user=mysql")
 
     def group(self):
         """The group's name in this node's own file."""
@@ -337,6 +362,22 @@ class GroupReplication(Engine):
         self.query("STOP GROUP_REPLICATION")
         self.bootstrap()
 
+    def restored(self):
+        """No binary log leads to these data, so that whoever joins must get a copy of them. The accounts by
+        which nodes reach each other, this one too, may have had another password then.
+        """
+        password = quoted(self.wanted["password"])
+        hosts = self.rows("SELECT Host FROM mysql.user WHERE User = 'cluster'")
+        self.query(
+            "SET GLOBAL super_read_only = OFF",
+            *(f"ALTER USER cluster@{quoted(host)} IDENTIFIED BY {password}" for (host,) in hosts),
+            "SET GLOBAL super_read_only = ON",
+            "RESET BINARY LOGS AND GTIDS",
+            f"SET GLOBAL gtid_purged = '{uuid.uuid4()}:1'",
+        )
+        self.credentials()
+        self.bootstrap()
+
     def rejoin(self):
         if not self.running():
             self.systemctl("start", self.UNIT)
@@ -446,7 +487,10 @@ def main():
             "step": {
                 "type": "str",
                 "required": True,
-                "choices": ["look", "apply", "gate", "leave", "examine", "recover", "rejoin"],
+                "choices": [
+                    *("look", "apply", "gate", "leave", "examine", "recover", "rejoin"),
+                    *("stop", "restored", "anew"),
+                ],
             },
             "kind": {"type": "str", "required": True, "choices": list(ENGINES)},
             "files": {
@@ -478,6 +522,11 @@ def main():
             job.gate()
         elif step == "leave" and not module.check_mode:
             job.leave()
+        elif step == "stop" and not module.check_mode:
+            job.engine.systemctl("stop", job.engine.UNIT)
+            job.actions.append("stopped")
+        elif step == "anew" and not module.check_mode:
+            job.actions.append(f"its data are in {job.engine.put_aside()}")
         elif not module.check_mode and not job.engine.ready():
             job.actions.append("the cluster begins again here" if step == "recover" else "joins")
             getattr(job.engine, step)()
