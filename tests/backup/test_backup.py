@@ -222,6 +222,49 @@ def test_a_target_that_cannot_be_used_is_said(broken, mended, message):
     assert state() == before
 
 
+# All that the role placed, and what its timers do.
+PLACED = """
+find /etc/db-backup /usr/local/sbin/db-backup /etc/systemd/system/db-backup-* -type f -exec sha256sum {} + |
+  sort
+systemctl is-active db-backup-take.timer db-backup-logs.timer db-backup-prove.timer
+cat /var/lib/db-backup/repository.json
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"backup_repository": "sftp:keeper@10.89.77.95:/srv/backup"}, "cannot be used: "),
+        ({"backup_password": "of another team"}, "is not ours: its password is another one"),
+        ({"backup_repository": "sftp:keeper@10.89.77.91:/srv/full/repository"}, "is full"),
+    ],
+    ids=["unreachable", "another password", "full"],
+)
+def test_a_run_with_a_target_that_cannot_be_used_leaves_the_one_that_can(variables, message):
+    before = state(), on(DATABASE, PLACED).stdout
+    on(TARGET, "mkdir -p /srv/full; mount -t tmpfs -o size=8k,mode=777 none /srv/full")
+    try:
+        for _ in range(2):  # the second time as well
+            status, said = play("../playbook", **variables)
+            assert status != 0
+            assert message in said
+            assert (state(), on(DATABASE, PLACED).stdout) == before
+    finally:
+        on(TARGET, "umount /srv/full")
+
+
+def test_a_backup_by_hand_that_fails_is_one_message():
+    on(DATABASE, "cd /etc/db-backup; cp -p config.json kept; sed -i 's/10.89.77.91/10.89.77.95/' config.json")
+    try:
+        status, said = play("backup")
+    finally:
+        on(DATABASE, "cd /etc/db-backup; mv kept config.json")
+    assert status != 0
+    assert "backup1: backup_repository=sftp:keeper@10.89.77.95:/srv/backup cannot be used: " in said
+    assert "mend: backup_repository" in said
+    assert "non-zero return code" not in said
+
+
 def test_a_full_target_is_said():
     before = state()
     on(TARGET, "mkdir -p /srv/full; mount -t tmpfs -o size=256k,mode=777 none /srv/full")

@@ -27,6 +27,7 @@ trouble: {description: what went wrong, type: str, returned: always}
 """
 
 PROGRAM = "/usr/local/sbin/db-backup"
+MARK = "/etc/db-backup/unfinished"  # left by a run that was cut off
 SERVICE = """# Ansible managed: roles/backup
 [Unit]
 Description={about}
@@ -80,9 +81,13 @@ def text_of(path):
         return None
 
 
+def state_of(path):
+    """(text, mode), or None where there is no such file."""
+    text = text_of(path)
+    return None if text is None else (text, os.stat(path).st_mode & 0o777)
+
+
 def place(path, text, mode):
-    if text_of(path) == text and os.stat(path).st_mode & 0o777 == mode:
-        return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
     scratch = f"{path}.new"
     with os.fdopen(
@@ -91,7 +96,21 @@ def place(path, text, mode):
         os.fchmod(file.fileno(), mode)
         file.write(text)
     os.replace(scratch, path)
-    return True
+
+
+def put_back(before):
+    """A target that cannot be used must not take the place of one that can."""
+    for path, was in before.items():
+        if was is not None:
+            place(path, *was)
+        else:
+            forget(path)
+    run("systemctl", "daemon-reload")
+
+
+def forget(path):
+    if os.path.exists(path):
+        os.unlink(path)
 
 
 def missing(packages):
@@ -100,9 +119,33 @@ def missing(packages):
     return [name for name in packages if name not in there]
 
 
-def apply(wanted):
+def declared(wanted):
+    """{path: (text, mode)} of the program with its files, and of the units."""
+    files = {PROGRAM: (wanted["program"], 0o755)}
+    files |= {path: (text, 0o600) for path, text in wanted["files"].items()}
+    units = {}
+    for verb, unit in wanted["units"].items():
+        name = f"/etc/systemd/system/db-backup-{verb}"
+        values = {**unit, "verb": verb, "memory": wanted["memory"], "program": PROGRAM}
+        units[f"{name}.service"] = (SERVICE.format(**values), 0o644)
+        units[f"{name}.timer"] = (TIMER.format(**values), 0o644)
+    return files, units
+
+
+def proven():
+    return '"proven"' in (text_of("/var/lib/db-backup/proof.json") or "")
+
+
+def apply(wanted, check_mode):
     done = []
-    absent = missing(wanted["packages"])
+    files, units = declared(wanted)
+    before = {path: state_of(path) for path in {**files, **units}}
+    differing = {path: own for path, own in {**files, **units}.items() if before[path] != own}
+    timers = [f"db-backup-{verb}.timer" for verb in wanted["units"]]
+    asleep = any(run("systemctl", "is-active", "--quiet", name)[0] for name in timers)
+    absent, cut_off = missing(wanted["packages"]), os.path.exists(MARK)
+    if check_mode:
+        return [*absent, *differing, *(timers if asleep or cut_off or not proven() else ())]
     if absent:
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         run("apt-get", "update", "-qq")
@@ -112,23 +155,24 @@ def apply(wanted):
     folder = "/etc/db-backup"
     os.makedirs(folder, mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)
-    places = [(PROGRAM, wanted["program"], 0o755)]
-    places += [(path, text, 0o600) for path, text in wanted["files"].items()]
-    units = []
-    for verb, unit in wanted["units"].items():
-        name = f"/etc/systemd/system/db-backup-{verb}"
-        values = {**unit, "verb": verb, "memory": wanted["memory"], "program": PROGRAM}
-        units.append((f"{name}.service", SERVICE.format(**values), 0o644))
-        units.append((f"{name}.timer", TIMER.format(**values), 0o644))
-    done += [path for path, text, mode in places if place(path, text, mode)]
-    changed = [path for path, text, mode in units if place(path, text, mode)]
-    done += changed
-    if changed:
-        must("systemctl", "daemon-reload")
-    first = '"proven"' not in (text_of("/var/lib/db-backup/proof.json") or "")
-    if done or first:
-        must(PROGRAM, "setup")
-    if first:
+    changed = [path for path in units if path in differing or cut_off]
+    try:
+        if differing:
+            place(MARK, "db-backup setup has not looked at these files yet\n", 0o600)
+        for path, own in differing.items():
+            place(path, *own)
+        if changed:
+            must("systemctl", "daemon-reload")
+        if differing or absent or cut_off or not proven():
+            must(PROGRAM, "setup")
+            done += [*differing, "setup"]
+    except BaseException:
+        put_back({path: before[path] for path in differing})
+        if not cut_off:
+            forget(MARK)
+        raise
+    forget(MARK)
+    if not proven():
         for verb in ("take", "prove"):
             status, _, _ = run("systemctl", "start", f"db-backup-{verb}.service")
             if status != 0:
@@ -137,8 +181,7 @@ def apply(wanted):
                 said = [line for line in out.splitlines() if line.startswith(os.uname().nodename + ":")]
                 raise Trouble(said[-1] if said else f"db-backup {verb} failed; see journalctl -u {unit}")
         done.append("first backup, proven")
-    timers = [f"db-backup-{verb}.timer" for verb in wanted["units"]]
-    if changed or run("systemctl", "is-active", "--quiet", *timers)[0]:
+    if changed or asleep:
         must("systemctl", "enable", "--now", *timers)
         if changed:
             must("systemctl", "restart", *timers)
@@ -157,11 +200,8 @@ def main():
         },
         supports_check_mode=True,
     )
-    if module.check_mode:
-        absent = missing(module.params["packages"]) or text_of(PROGRAM) != module.params["program"]
-        module.exit_json(changed=bool(absent), ok=True, trouble="")
     try:
-        done = apply(module.params)
+        done = apply(module.params, module.check_mode)
     except Trouble as trouble:
         module.exit_json(changed=False, ok=False, trouble=str(trouble))
     module.exit_json(changed=bool(done), ok=True, trouble="", done=done)
