@@ -27,7 +27,8 @@ trouble: {description: what went wrong, type: str, returned: always}
 """
 
 PROGRAM = "/usr/local/sbin/db-backup"
-MARK = "/etc/db-backup/unfinished"  # left by a run that was cut off
+FOLDER = "/etc/db-backup"
+MARK = f"{FOLDER}/unfinished"  # left by a run that was cut off
 SERVICE = """# Ansible managed: roles/backup
 [Unit]
 Description={about}
@@ -152,9 +153,8 @@ def apply(wanted, check_mode):
         install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
         must(*install, "-o", "DPkg::Lock::Timeout=120", *absent)
         done.append("packages")
-    folder = "/etc/db-backup"
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    os.chmod(folder, 0o700)
+    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+    os.chmod(FOLDER, 0o700)
     changed = [path for path in units if path in differing or cut_off]
     try:
         if differing:
@@ -167,9 +167,11 @@ def apply(wanted, check_mode):
             must(PROGRAM, "setup")
             done += [*differing, "setup"]
     except BaseException:
-        put_back({path: before[path] for path in differing})
-        if not cut_off:
-            forget(MARK)
+        # Where there were none the files stay, for `db-backup account`; the mark makes the next run look.
+        if before[f"{FOLDER}/config.json"]:
+            put_back({path: before[path] for path in differing if path != PROGRAM})
+            if not cut_off:
+                forget(MARK)
         raise
     forget(MARK)
     if not proven():
