@@ -149,6 +149,7 @@ MEMBER = {**BARE, "status": "Primary", "uuid": "u", "been": "u", "size": 3}
 DOWN = {**BARE, "running": False, "been": "u", "seqno": "7", "tables": None}
 GROUPED = {**MEMBER, "group": "1", "gtid": "u:1-9"}
 OUT = {**BARE, "been": "u", "seqno": "u:1-9", "gtid": "u:1-9"}
+LEFT = {**BARE, "tables": 9, "gtid": "u:1-7"}  # by remove_node.yml
 CASES = [
     ("three bare hosts", [BARE, BARE, BARE], "a", ""),
     ("a single server with data, and two new ones", [BARE, {**BARE, "tables": 9}, BARE], "b", ""),
@@ -163,6 +164,7 @@ CASES = [
     ("Group Replication, all in it", [GROUPED] * 3, "", ""),
     ("one of it is down and behind", [GROUPED, {**OUT, "gtid": "u:1-7"}, GROUPED], "", ""),
     ("one of it is ahead", [GROUPED, {**OUT, "gtid": "u:1-10"}, GROUPED], "", "b: has data that is not"),
+    ("one left it and comes back", [GROUPED, LEFT, GROUPED], "", "b: has data that is not"),
     ("begun twice", [GROUPED, {**GROUPED, "group": "2"}, BARE], "", "2 different clusters"),
     ("all of it are out", [OUT] * 3, "", "none of them serves"),
     ("a host left the inventory alone", [{**MEMBER, "size": 4}] * 3, "", "4 nodes, and the group database 3"),
