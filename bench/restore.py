@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -50,7 +51,9 @@ def timed(host: str, verb: str) -> float:
 
 def measure(host: str, gigabytes: float) -> dict:
     address = scenario.ADDRESSES[host]
-    row = {"version": scenario.sql("SELECT VERSION()", host), "megabytes": fill(host, gigabytes)}
+    name = {"mysql": "MySQL", "mariadb": "MariaDB"}[scenario.CLIENTS[host]]
+    version = re.match(r"[0-9.]+", scenario.sql("SELECT VERSION()", host))[0]
+    row = {"server": f"{name} {version}", "megabytes": fill(host, gigabytes)}
     row["take"] = timed(host, "take")
     row["prove"] = timed(host, "prove")
     row["restore"] = timed(host, "restore --overwrite")
@@ -72,7 +75,7 @@ def page(rows: list[dict], machine: str) -> str:
     ]
     for row in rows:
         times = " | ".join(f"{row[verb]:.0f}" for verb in ("take", "prove", "restore"))
-        lines.append(f"| {row['version']} | {row['megabytes']} | {times} |")
+        lines.append(f"| {row['server']} | {row['megabytes']} | {times} |")
     return "\n".join(lines)
 
 
