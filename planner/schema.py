@@ -15,7 +15,7 @@ from planner import catalogue, certificates, formats, units
 from planner.errors import HIDDEN, problem, shown
 
 ROOT = Path(__file__).resolve().parents[1]
-PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "backup_", "sandbox_")
+PREFIXES = ("mysql_", "django_app_", "web_", "budget_", "backup_", "updates_", "sandbox_")
 # Made up of the accounts' names, so no spec can list them; and what our own roles find out in a run.
 PATTERNS = (
     re.compile(r"^mysql_[a-z0-9_]+_password$"),
