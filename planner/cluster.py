@@ -289,11 +289,14 @@ def decide(states, order):
 
     {"bootstrap": the node where a cluster begins, or "", "order": who comes first, "refusal": why nothing may
     happen, or ""}. A cluster begins only where none is and none ever was; a single server with data begins it
-    and keeps its data. In a cluster that serves, the first host of the group, which writes, comes last.
+    and keeps its data. In a cluster that serves, the first host of the group, which writes, comes last, and
+    who is not in it comes before all that are.
     """
 
     def answer(bootstrap="", refusal=""):
+        # Who is not in it comes first: nothing is done to a node while another one is away.
         others = [name for name in reversed(order) if name != bootstrap]
+        others.sort(key=lambda name: name in members)
         return {
             "bootstrap": bootstrap,
             "order": [bootstrap, *others] if bootstrap else others,
@@ -301,9 +304,9 @@ def decide(states, order):
         }
 
     states = {name: states[name] for name in order if name in states}
+    members = [name for name, state in states.items() if state["status"] == "Primary"]
     if missing := [name for name in order if name not in states]:
         return answer(refusal=f"{', '.join(missing)}: nothing is known; mend: run it for all nodes")
-    members = [name for name, state in states.items() if state["status"] == "Primary"]
     kinds = {states[name]["uuid"] for name in members}
     if (count := len({(states[name]["uuid"], states[name].get("group")) for name in members})) > 1:
         return answer(

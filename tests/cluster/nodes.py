@@ -96,12 +96,14 @@ class Galera:
         return cls.status(node)["wsrep_cluster_state_uuid"]
 
     @staticmethod
-    def copy_anew(node: Host) -> None:
-        """It gets all data from another node."""
+    def empty(node: Host) -> None:
+        """A server as a bare host has it."""
         node.must("systemctl", "stop", "mariadb")
         node.must("find", "/var/lib/mysql", "-mindepth", "1", "-delete")
         node.must("mariadb-install-db", "--user=mysql", "--wsrep-on=0", "--disable-log-bin")
         node.must("systemctl", "start", "mariadb")
+
+    copy_anew = empty  # then it gets all data from another node
 
     @staticmethod
     def writable(node: Host) -> bool:
@@ -135,6 +137,14 @@ class GroupReplication:
     def name(cls, node: Host) -> str:
         view = node.sql("SELECT VIEW_ID FROM performance_schema.replication_group_member_stats LIMIT 1")
         return view[0][0].partition(":")[0]
+
+    @staticmethod
+    def empty(node: Host) -> None:
+        """A server as a bare host has it."""
+        node.must("systemctl", "stop", "mysql")
+        node.must("find", "/var/lib/mysql", "-mindepth", "1", "-delete")
+        node.must("mysqld", "--initialize-insecure", "--user=mysql")
+        node.must("systemctl", "start", "mysql")
 
     @staticmethod
     def copy_anew(node: Host) -> None:

@@ -128,10 +128,13 @@ def test_t29_restart_with_idle_connections(server):
 
 
 class Proxy:
-    """A TCP proxy that can freeze: the peer neither answers nor closes."""
+    """A TCP proxy that can freeze: the peer neither answers nor closes. It may cut the first connections off
+    when they ask for TLS.
+    """
 
-    def __init__(self, host, port):
+    def __init__(self, host, port, cuts=0):
         self.target = (host, int(port))
+        self.cuts = cuts
         self.frozen = threading.Event()
         self.closed = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -147,6 +150,13 @@ class Proxy:
                 return
             server = socket.create_connection(self.target)
             self.sockets += [client, server]
+            if self.cuts:
+                self.cuts -= 1
+                client.sendall(server.recv(65536))  # the server's greeting
+                client.recv(65536)
+                self._end(client)
+                self._end(server)
+                continue
             frozen = self.frozen
             for a, b in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(a, b, frozen), daemon=True).start()
@@ -203,6 +213,37 @@ def test_t30_half_open_connection(server):
         drop.close()
         drop.close_pool()
         proxy.close()
+
+
+def test_tls_that_is_cut_off_is_an_outage(server):
+    """As by a proxy that is reloaded while a connection is made through it."""
+    server.create()
+    proxy = Proxy(server.where["host"], server.where["port"], cuts=2)
+    alias = server.alias(
+        pool={"pool_size": 1},
+        options={"ssl_mode": "REQUIRED"},
+        HOST="127.0.0.1",
+        PORT=str(proxy.port),
+    )
+    try:
+        assert value(alias, "SELECT 1") == 1
+        assert proxy.cuts == 0
+    finally:
+        connections[alias].close()
+        connections[alias].close_pool()
+        proxy.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["certificate verify failed", "Certificate verification failure: self-signed"]
+)
+def test_a_refused_certificate_is_no_outage(text):
+    import MySQLdb
+    from djorm_pool.drivers.mysql import driver
+
+    error = MySQLdb.OperationalError(2026, f"TLS/SSL error: {text}")
+    assert not driver.is_away(error)
+    assert not driver.is_retryable(error)
 
 
 def test_t31_descriptors_above_1023(server):

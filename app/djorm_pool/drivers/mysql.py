@@ -37,6 +37,14 @@ def _not_ready(error: BaseException) -> bool:
     )
 
 
+def _cut_off(error: BaseException) -> bool:
+    """TLS that ended before it began, as where a proxy is reloaded or changes servers; a certificate that is
+    refused has the same code, and stays so.
+    """
+    words = ("unexpected eof", "reason(0)", "reset by peer")
+    return _code(error) == 2026 and any(word in str(error).lower() for word in words)
+
+
 class MySQLDriver(Driver):
     """See Driver. mysqlclient refuses every call, fileno() too, while another thread is in one."""
 
@@ -181,14 +189,14 @@ class MySQLDriver(Driver):
         return _code(error) in _FULL
 
     def is_away(self, error: BaseException) -> bool:
-        return _code(error) in _AWAY or _not_ready(error)
+        return _code(error) in _AWAY or _not_ready(error) or _cut_off(error)
 
     def is_retryable(self, error: BaseException) -> bool:
         import MySQLdb
 
         code = _code(error)
         gone = isinstance(error, MySQLdb.InterfaceError)
-        return gone or code in _LOST or code in _AGAIN or _not_ready(error)
+        return gone or code in _LOST or code in _AGAIN or _not_ready(error) or _cut_off(error)
 
     def error_args(self, message: str) -> tuple[Any, ...]:
         return (2003, message)  # "cannot connect": code that reads args[0] as a number keeps working

@@ -112,6 +112,9 @@ class Engine:
         """Another password than the one that is wanted is kept here."""
         return False
 
+    def live(self):
+        """What follows from the list of the others, and is no reason for a restart."""
+
     def put_aside(self):
         """A server as it is on a bare host; where its data are from now on."""
         self.systemctl("stop", self.UNIT)
@@ -224,7 +227,9 @@ class Galera(Engine):
 
 
 class GroupReplication(Engine):
-    UNIT, READY, OTHERS = "mysql.service", "ONLINE", "loose_group_replication_group_seeds"
+    UNIT, READY = "mysql.service", "ONLINE"
+    WEIGHT = "loose_group_replication_member_weight"
+    OTHERS = ("loose_group_replication_group_seeds", WEIGHT)
     CONFIGURATION = "/etc/mysql/mysql.conf.d/zz-cluster.cnf"
     CHANNEL = "group_replication_recovery"
     INSTALL = ("mysqld", "--initialize-insecure", "--user=mysql")
@@ -294,6 +299,10 @@ class GroupReplication(Engine):
             " WHERE Channel_name = 'group_replication_recovery'"
         )
         return bool(self.wanted["password"]) and kept != [[self.wanted["password"]]]
+
+    def live(self):
+        found = re.search(rf"{self.WEIGHT} = (\d+)", read_text(self.CONFIGURATION) or "")
+        self.query(f"SET GLOBAL group_replication_member_weight = {found.group(1)}")
 
     def credentials(self):
         self.query(
@@ -431,7 +440,7 @@ class Job:
         self.engine.systemctl("daemon-reload")
 
     def lines(self, text):
-        """What a server must restart for: the list of the others is read when it starts, and only then."""
+        """What a server must restart for; what follows from the list of the others is none."""
         return [line for line in (text or "").splitlines() if not line.startswith(self.engine.OTHERS)]
 
     def work(self):
@@ -477,6 +486,8 @@ class Job:
         elif reasons:
             self.actions.append(f"restarted for {', '.join(reasons)}")
             self.engine.restart()
+        elif "server" in restarts:
+            self.engine.live()
         self.wait()
         self.module.exit_json(changed=True, actions=self.actions)
 

@@ -1,0 +1,73 @@
+"""A node leaves for good, and a bare host joins, while clients write."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nodes import INVENTORY, ROOT, Load, healthy, listed, wait_for
+
+
+def play(playbook: str, inventory: str, **variables) -> tuple[int, str]:
+    words = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        inventory,
+        f"playbooks/{playbook}.yml",
+    ]
+    done = subprocess.run(
+        [*words, "-e", json.dumps({"verify_load": False, **variables})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@contextlib.contextmanager
+def without(name: str):
+    """The inventory in which this node is to leave, beside the other: secrets are looked for there."""
+    found = listed()
+    groups = {
+        group: {"hosts": {key: {} for key in own["hosts"]}} for group, own in found.items() if "hosts" in own
+    }
+    hosts = {host: {} for host in groups["database"]["hosts"] if host != name}
+    groups |= {"database": {"hosts": hosts}, "database_leaving": {"hosts": {name: {}}}}
+    file = Path(INVENTORY) / "leaving.json"
+    file.write_text(json.dumps({"all": {"hosts": found["_meta"]["hostvars"], "children": groups}}))
+    try:
+        yield str(file)
+    finally:
+        file.unlink()
+
+
+def test_a_node_leaves_and_a_bare_host_joins_under_load(cluster):
+    nodes = cluster["database"]
+    wait_for(lambda: healthy(nodes))
+    leaving = nodes[1]
+    stay = [node for node in nodes if node is not leaving]
+    with Load(cluster["web"][0].address) as load:
+        start = time.monotonic()
+        with without(leaving.name) as inventory:
+            status, said = play("remove_node", inventory, mysql_cluster_size=2)
+        assert status == 0, said[-3000:]
+        left = time.monotonic() - start
+        assert healthy(stay)
+        assert leaving.run("systemctl", "is-active", leaving.engine.unit).stdout.strip() == "inactive"
+        leaving.engine.empty(leaving)
+        start = time.monotonic()
+        status, said = play("add_node", INVENTORY)
+        assert status == 0, said[-3000:]
+        joined = time.monotonic() - start
+        wait_for(lambda: healthy(nodes))
+    print(
+        f"\nmeasured: left in {left:.0f} s, joined in {joined:.0f} s, {len(load.acknowledged)} rows, slowest "
+        f"{load.slowest:.1f} s, failed {load.failed[:3]}"
+    )
+    for node in nodes:
+        assert load.lost(node) == set(), node.name
+    assert not load.failed, load.failed
