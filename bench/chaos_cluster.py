@@ -13,7 +13,6 @@ import contextlib
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster"
 import measured  # noqa: E402
 from chaos import FILL, LASTS, PODMAN, asked, small_disk  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
-from nodes import GroupReplication, Host, healthy, wait_for, writer  # noqa: E402
+from nodes import GroupReplication, Host, healthy, kill, wait_for, writer  # noqa: E402
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
@@ -96,16 +95,6 @@ class Disk:
 
     def db(self, script: str) -> str:
         return self.cluster.hosts.on(self.node.name, script)
-
-
-def kill(nodes: list[Host]) -> None:
-    """All at once."""
-    words = ("systemctl", "kill", "--signal=KILL")
-    threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def kill_writer(cluster: Cluster) -> None:

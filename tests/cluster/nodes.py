@@ -188,6 +188,16 @@ def writer(nodes):
     return [node for node in nodes if node.asked(count) not in ([], [["0"]])]
 
 
+def kill(nodes: list[Host]) -> None:
+    """All at once."""
+    words = ("systemctl", "kill", "--signal=KILL")
+    threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 class Load:
     """Clients that write through the site, request after request, and remember what was acknowledged."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from nodes import INVENTORY, ROOT, GroupReplication, Load, healthy, wait_for
+from nodes import INVENTORY, ROOT, GroupReplication, Load, healthy, kill, wait_for
 
 
 def recover(**variables: str) -> tuple[int, str]:
@@ -20,16 +19,6 @@ def recover(**variables: str) -> tuple[int, str]:
         words += ["-e", f"{name}={value}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
-
-
-def kill(nodes) -> None:
-    """All at once."""
-    words = ("systemctl", "kill", "--signal=KILL")
-    threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def serves(node) -> bool:

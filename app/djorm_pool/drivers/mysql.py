@@ -164,8 +164,8 @@ class MySQLDriver(Driver):
                 "max_connections": int(row[1]),
                 "max_user_connections": int(row[2]),
             }
-        except Exception:
-            return {"known": False}  # a proxy may not know them
+        except Exception:  # a proxy may not know them, and the pool works without
+            return {"known": False}
 
     def key_extras(self, wrapper: Any) -> Any:
         return wrapper.isolation_level
