@@ -106,3 +106,17 @@ def test_done_where_it_was_said_that_no_backup_is_needed(offered):
         upgraded(list(ADDRESSES), offered, upgrade_without_backup=True)
     finally:
         on(ADDRESSES["backup3"], f"[ -e {PROOF} ] || cp -p /root/proof.kept {PROOF}")
+
+
+def test_done_with_a_proven_backup_and_then_nothing_is_left_to_do(offered):
+    """Once more one patch level further, by the proofs that are there."""
+    again = newer()
+    assert {host: pair[0] for host, pair in again.items()} == {
+        host: pair[1] for host, pair in offered.items()
+    }
+    upgraded(list(ADDRESSES), again)
+    before = standing()
+    status, said = play("upgrade")
+    assert status == 0, said[-3000:]
+    assert "changed=0" in said
+    assert standing() == before

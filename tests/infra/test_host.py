@@ -111,7 +111,8 @@ def updates(name: str) -> list[list[str]]:
 def test_security_updates_come_by_themselves_where_that_is_declared(name, compare):
     settings, timers, there, servers = updates(name)
     if not load()["hosts"][name]["updates"]:
-        compare("unattended updates of ours", "none", "there" if "ours" in there else "none")
+        found = "there; mend: a run with updates_unattended: false" if "ours" in there else "none"
+        compare("unattended updates of ours", "none", found)
         return
     found = re.findall(r'^([\w:-]+?)(?:::)? "(.*)";$', "\n".join(settings), re.MULTILINE)
     values = {key: [value for other, value in found if other == key] for key, _ in found}

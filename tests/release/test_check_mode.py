@@ -40,8 +40,9 @@ def settled():
                 fleet.WEB, "systemctl disable --now mariadb; rm /etc/nginx/conf.d/django-app.conf"
             ),
         ),
-        ({"web_client_max_body": "13m", "mysql_max_connections": 290, "django_app_workers": 3}, None),
+        ({"web_client_max_body": "13m", "mysql_max_connections": 310, "django_app_workers": 3}, None),
         ({"updates_unattended": True}, None),
+        ({"updates_unattended": False}, None),
     ],
     ids=[
         "nothing",
@@ -56,6 +57,7 @@ def settled():
         "the server stopped and a file removed by hand",
         "all three",
         "unattended updates",
+        "and none",
     ],
 )
 def test_announced_is_done(variables, change, settled):
