@@ -40,6 +40,23 @@ def playbook(*more: str) -> subprocess.CompletedProcess:
     return subprocess.run([*words, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True)
 
 
+def play(playbook: str, inventory: str, **variables) -> tuple[int, str]:
+    """A playbook of the bundle, without its load test: exit status, and all that it said in one line."""
+    words = [
+        str(Path(sys.executable).with_name("ansible-playbook")),
+        "-i",
+        inventory,
+        f"playbooks/{playbook}.yml",
+    ]
+    done = subprocess.run(
+        [*words, "-e", json.dumps({"verify_load": False, **variables})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
 class Host:
     """Commands as root on a host of the inventory, over SSH."""
 
@@ -72,6 +89,7 @@ class Host:
 
 class Galera:
     client, unit = "mariadb", "mariadb"
+    configuration = "/etc/mysql/mariadb.conf.d/zz-cluster.cnf"
     returns = True  # the first node writes again as soon as it can
 
     @staticmethod
@@ -116,6 +134,7 @@ class Galera:
 
 class GroupReplication:
     client, unit = "mysql", "mysql"
+    configuration = "/etc/mysql/mysql.conf.d/zz-cluster.cnf"
     returns = False  # the group chooses, and nothing asks it to choose again
 
     @staticmethod

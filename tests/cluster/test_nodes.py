@@ -4,28 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from nodes import INVENTORY, ROOT, Load, healthy, listed, wait_for
-
-
-def play(playbook: str, inventory: str, **variables) -> tuple[int, str]:
-    words = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i",
-        inventory,
-        f"playbooks/{playbook}.yml",
-    ]
-    done = subprocess.run(
-        [*words, "-e", json.dumps({"verify_load": False, **variables})],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+from nodes import INVENTORY, Load, healthy, listed, play, wait_for
 
 
 @contextlib.contextmanager

@@ -1,0 +1,95 @@
+"""`playbooks/upgrade.yml` on a cluster: one node after the other, while clients write.
+
+apt really offers something newer on each node (newer_packages.py).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+from nodes import INVENTORY, ROOT, Load, healthy, play, report, wait_for, writer
+from test_cluster import planned
+
+sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+import newer_packages
+
+
+def server(node) -> str:
+    return f"{node.engine.client}-server"
+
+
+def version(node) -> str:
+    return node.must("dpkg-query", "-W", "-f", "${Version}", server(node))
+
+
+@pytest.fixture(scope="module")
+def offered(cluster):
+    """{node: the version that apt offers}"""
+    found = {}
+
+    def offer(node):
+        said = node.must("sh", "-s", text=newer_packages.offer(server(node)))
+        found[node] = said.splitlines()[-1].split()[1]
+
+    threads = [threading.Thread(target=offer, args=(node,)) for node in cluster["database"]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert len(found) == len(threads)
+        yield found
+    finally:
+        for node in cluster["database"]:
+            node.must("sh", "-s", text=newer_packages.TAKE_AWAY)
+
+
+def test_refused_while_a_node_is_away(cluster, offered):
+    nodes = cluster["database"]
+    wait_for(lambda: healthy(nodes))
+    before = [version(node) for node in nodes]
+    nodes[1].must("systemctl", "stop", nodes[1].engine.unit)
+    try:
+        status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+    finally:
+        nodes[1].must("systemctl", "start", nodes[1].engine.unit)
+    assert status != 0
+    assert "nodes are in the cluster" in said, said[-3000:]
+    assert [version(node) for node in nodes] == before
+    wait_for(lambda: healthy(nodes))
+
+
+def test_one_node_after_the_other_under_load(cluster, offered):
+    nodes = cluster["database"]
+    wait_for(lambda: healthy(nodes))
+    least, done = [], threading.Event()
+
+    def watch():
+        while not done.wait(0.3):
+            least.append(sum(node.engine.serves(node) for node in nodes))
+
+    watcher = threading.Thread(target=watch)
+    with Load(cluster["web"][0].address) as load:
+        watcher.start()
+        hit = time.monotonic()
+        try:
+            status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+        finally:
+            done.set()
+            watcher.join()
+        if nodes[0].engine.returns:
+            wait_for(lambda: writer(nodes) == [nodes[0]])
+    report("upgraded node by node", load, hit)
+    assert status == 0, said[-3000:]
+    assert {node: version(node) for node in nodes} == offered
+    assert min(least) == len(nodes) - 1, "never two nodes at once"
+    assert healthy(nodes)
+    for node in nodes:
+        assert load.lost(node) == set(), node.name
+    assert len(load.failed) <= planned(cluster), load.failed
+    status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+    assert status == 0, said[-3000:]
+    assert said.count("changed=0") >= len(nodes) and "changed=1" not in said
