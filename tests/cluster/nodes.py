@@ -241,7 +241,7 @@ class Load:
                 answer = site.getresponse()
                 said = answer.read()
                 site.close()
-                if answer.status == 201:
+                if answer.status in (200, 201):  # 200: stored by an attempt before, whose answer was lost
                     self.acknowledged[reference] = time.monotonic()
                 else:
                     self.failed.append((start, f"{answer.status} {said[:80]!r}"))
