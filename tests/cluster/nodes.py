@@ -132,6 +132,13 @@ class Galera:
         return "socket.ssl = YES" in node.sql("SELECT @@wsrep_provider_options")[0][0]
 
 
+PACKAGE = """
+INSTALL PLUGIN auth_socket SONAME 'auth_socket.so';
+ALTER USER 'root'@'localhost' IDENTIFIED WITH 'auth_socket';
+CREATE USER 'debian-sys-maint'@'localhost' IDENTIFIED WITH 'auth_socket' AS 'root';
+"""
+
+
 class GroupReplication:
     client, unit = "mysql", "mysql"
     configuration = "/etc/mysql/mysql.conf.d/zz-cluster.cnf"
@@ -162,7 +169,10 @@ class GroupReplication:
         """A server as a bare host has it."""
         node.must("systemctl", "stop", "mysql")
         node.must("find", "/var/lib/mysql", "-mindepth", "1", "-delete")
-        node.must("mysqld", "--initialize-insecure", "--user=mysql")
+        script = "/var/lib/mysql-files/package.sql"  # as the package's own does
+        node.must("sh", "-c", f"cat >{script}", text=PACKAGE)
+        node.must("mysqld", "--initialize-insecure", "--user=mysql", f"--init-file={script}")
+        node.must("rm", script)
         node.must("systemctl", "start", "mysql")
 
     @staticmethod

@@ -33,7 +33,7 @@ EXAMPLES = "# see roles/mysql/tasks/install.yml\n"
 RETURN = "version: {description: of the program, type: str, returned: stage core}\n"
 
 SOURCE, KEY = "/etc/apt/sources.list.d/mysql-role.sources", "/etc/apt/keyrings/mysql-role"
-LISTS = "/var/lib/apt/lists"
+LISTS, POSTINST = "/var/lib/apt/lists", "/var/lib/dpkg/info/mysql-server.postinst"
 APT = [
     "apt-get",
     "-q",
@@ -44,7 +44,19 @@ APT = [
     "-o",
     "Dpkg::Options::=--force-confold",
 ]
-ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+# Debian's package of MySQL starts a server of its own to alter its maintenance account. That one must be reached by
+# nobody, write nothing to the binary log (of Group Replication: what no other node has) and join no group.
+SCRIPTS = "/run/mysql-role-package-scripts"
+SCRIPTS_OPTIONS = """[mysqld]
+skip_networking
+disable_log_bin
+read_only = OFF
+super_read_only = OFF
+loose_group_replication_start_on_boot = OFF
+"""
+MAINTENANCE = "debian-sys-maint"
+# $MYSQL_HOME/my.cnf is read after /etc/mysql, and only by what apt itself starts.
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "MYSQL_HOME": SCRIPTS}
 BINARIES = {"mysql": "/usr/sbin/mysqld", "mariadb": "/usr/sbin/mariadbd"}
 
 
@@ -215,6 +227,19 @@ class Packages:
         found = dict(re.findall(r"(?m)^(\S+):\n.*\n  Candidate: (\S+)", said))
         return {name: (have, found.get(name, have)) for name, have in names.items()}
 
+    def maintained(self):
+        """Debian's script waits for ever for its server where the account that it alters is gone."""
+        client = Client(socket=self.wanted["socket"])
+        if MAINTENANCE not in (read_text(POSTINST) or "") or not client.alive():
+            return
+        where = f"User = '{MAINTENANCE}' AND Host = 'localhost'"
+        if client.query(f"SELECT COUNT(*) FROM mysql.user WHERE {where}") == [[["0"]]]:
+            self.module.fail_json(
+                msg=f"the account {MAINTENANCE}@localhost is gone, and the package's script, which alters it, "
+                f"would wait for ever; nothing was changed; mend: CREATE USER '{MAINTENANCE}'@localhost "
+                "IDENTIFIED WITH auth_socket AS 'root' (of a cluster, on the node that writes)"
+            )
+
     def upgrade(self):
         """Package scripts stop the server and start the new one; until it answers nothing else is done."""
         self.wait_for_dpkg()
@@ -231,9 +256,12 @@ class Packages:
                 )
         if not todo:
             return {"version": self.version()[0]}
+        if self.wanted["flavor"] == "mysql":
+            self.maintained()
         if self.module.check_mode:
             self.changed = True
             return {}
+        write_text(f"{SCRIPTS}/my.cnf", SCRIPTS_OPTIONS)
         self.install(["--only-upgrade", *todo], "Upgrading the server")
         end = time.monotonic() + self.wanted["start_timeout"]
         client = Client(socket=self.wanted["socket"])
