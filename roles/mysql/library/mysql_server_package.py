@@ -44,8 +44,8 @@ APT = [
     "-o",
     "Dpkg::Options::=--force-confold",
 ]
-# Debian's package of MySQL starts a server of its own to alter its maintenance account. That one must be reached by
-# nobody, write nothing to the binary log (of Group Replication: what no other node has) and join no group.
+# Debian's package of MySQL starts a server of its own to alter its maintenance account. That one must be
+# reached by nobody, join no group, and write nothing to the binary log: the other nodes would lack it.
 SCRIPTS = "/run/mysql-role-package-scripts"
 SCRIPTS_OPTIONS = """[mysqld]
 skip_networking
@@ -232,11 +232,10 @@ class Packages:
         client = Client(socket=self.wanted["socket"])
         if MAINTENANCE not in (read_text(POSTINST) or "") or not client.alive():
             return
-        where = f"User = '{MAINTENANCE}' AND Host = 'localhost'"
-        if client.query(f"SELECT COUNT(*) FROM mysql.user WHERE {where}") == [[["0"]]]:
+        if [MAINTENANCE, "localhost"] not in client.query("SELECT User, Host FROM mysql.user")[0]:
             self.module.fail_json(
-                msg=f"the account {MAINTENANCE}@localhost is gone, and the package's script, which alters it, "
-                f"would wait for ever; nothing was changed; mend: CREATE USER '{MAINTENANCE}'@localhost "
+                msg=f"the account {MAINTENANCE}@localhost is gone; the package's script alters it, and would "
+                f"wait for ever; nothing was changed; mend: CREATE USER '{MAINTENANCE}'@localhost "
                 "IDENTIFIED WITH auth_socket AS 'root' (of a cluster, on the node that writes)"
             )
 
