@@ -40,6 +40,10 @@ def test_a_node_leaves_and_a_bare_host_joins_under_load(cluster):
         left = time.monotonic() - start
         assert healthy(stay)
         assert leaving.run("systemctl", "is-active", leaving.engine.unit).stdout.strip() == "inactive"
+        status, said = play("add_node", INVENTORY)  # it may have been written to alone
+        assert status != 0
+        assert "has data that is not this cluster's" in said, said[-3000:]
+        assert healthy(stay)
         leaving.engine.empty(leaving)
         start = time.monotonic()
         status, said = play("add_node", INVENTORY)

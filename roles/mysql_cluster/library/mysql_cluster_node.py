@@ -115,6 +115,9 @@ class Engine:
     def live(self):
         """What follows from the list of the others, and is no reason for a restart."""
 
+    def left(self):
+        """What else would make its data count as the cluster's, when it comes back with writes of its own."""
+
     def put_aside(self):
         """A server as it is on a bare host; where its data are from now on."""
         self.systemctl("stop", self.UNIT)
@@ -160,6 +163,11 @@ class Galera(Engine):
             "been": "" if been == self.NOBODY else been,
             "seqno": self.grastate().get("seqno", ""),
         }
+
+    def left(self):
+        for name in ("grastate.dat", "gvwstate.dat"):
+            if os.path.exists(f"{DATADIR}/{name}"):
+                os.unlink(f"{DATADIR}/{name}")
 
     def begin(self):
         self.client.query(*self.SST)
@@ -368,7 +376,15 @@ class GroupReplication(Engine):
         }
 
     def recover(self):
-        self.query("STOP GROUP_REPLICATION")
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.query("STOP GROUP_REPLICATION")
+                break
+            except Failure as failure:
+                if not re.search(BUSY, str(failure)) or time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
         self.bootstrap()
 
     def restored(self):
@@ -437,6 +453,7 @@ class Job:
             if os.path.exists(path):
                 os.unlink(path)
                 self.actions.append(f"removed {path}")
+        self.engine.left()
         self.engine.systemctl("daemon-reload")
 
     def lines(self, text):
