@@ -14,13 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = os.environ.get("CLUSTER_INVENTORY", "")
 WRITERS = 8
+T = TypeVar("T")
 
 
 def listed() -> dict:
@@ -217,14 +221,35 @@ def writer(nodes):
     return [node for node in nodes if node.asked(count) not in ([], [["0"]])]
 
 
+def at_once(work: Callable[[Host], T], nodes: list[Host]) -> list[T]:
+    """WORK on all nodes together; raises what it raised on the first where it failed."""
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        return list(pool.map(work, nodes))
+
+
 def kill(nodes: list[Host]) -> None:
     """All at once."""
-    words = ("systemctl", "kill", "--signal=KILL")
-    threads = [threading.Thread(target=node.must, args=(*words, node.engine.unit)) for node in nodes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda node: node.must("systemctl", "kill", "--signal=KILL", node.engine.unit), nodes)
+
+
+class Fewest:
+    """How many nodes served at the worst moment of the block: `serving`."""
+
+    def __init__(self, nodes: list[Host]) -> None:
+        self.nodes, self.serving, self.done = nodes, len(nodes), threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def watch(self) -> None:
+        while not self.done.wait(0.3):
+            self.serving = min(self.serving, sum(node.engine.serves(node) for node in self.nodes))
+
+    def __enter__(self) -> Fewest:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.done.set()
+        self.thread.join()
 
 
 class Load:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -59,4 +60,4 @@ def test_a_single_server_becomes_a_cluster_under_load(cluster):
         assert load.lost(node) == set(), node.name
     status, said = play("../playbook", INVENTORY)
     assert status == 0, said[-3000:]
-    assert "changed=1" not in said
+    assert "changed=0" in said and not re.search("changed=[1-9]", said)

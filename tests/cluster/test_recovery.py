@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from nodes import INVENTORY, ROOT, GroupReplication, Load, healthy, kill, wait_for
+from nodes import INVENTORY, GroupReplication, Load, healthy, kill, play, wait_for
 
 
 def recover(**variables: str) -> tuple[int, str]:
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY]
-    words.append("playbooks/recover_cluster.yml")
-    for name, value in variables.items():
-        words += ["-e", f"{name}={value}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    return play("recover_cluster", INVENTORY, **variables)
 
 
 def serves(node) -> bool:

@@ -260,7 +260,8 @@ class Packages:
         if self.module.check_mode:
             self.changed = True
             return {}
-        write_text(f"{SCRIPTS}/my.cnf", SCRIPTS_OPTIONS)
+        if self.wanted["flavor"] == "mysql":  # MariaDB's package has no such script, nor these options
+            write_text(f"{SCRIPTS}/my.cnf", SCRIPTS_OPTIONS)
         self.install(["--only-upgrade", *todo], "Upgrading the server")
         end = time.monotonic() + self.wanted["start_timeout"]
         client = Client(socket=self.wanted["socket"])
