@@ -22,6 +22,8 @@ OWNED = {
 NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "roles/mysql_cluster")
 # Where roles/mysql_cluster writes down, on each application host, which node writes: the pool follows it.
 WRITER_FILE = "/run/mysql-cluster/writer"
+# And which nodes may be read from.
+REPLICAS_FILE = "/run/mysql-cluster/replicas"
 # A joining node asks one of the others for a copy of its data.
 JOIN_CONNECTIONS = 2
 LEAST_CACHE = 128 * units.MIB  # Group Replication takes no less
@@ -81,10 +83,16 @@ class Cluster:
         """
         return next((node for node in reversed(self.nodes) if self.fleet.has_repository(node)), None)
 
+    @property
+    def replica_max_lag(self):
+        """Seconds that a node may be behind and still be read from; 0: nobody reads from other nodes."""
+        return max(0, self.leader.number("mysql_cluster_replica_max_lag")) if self else 0
+
     def holds(self, name):
         return any(node.name == name for node in self.nodes)
 
     def check(self):
+        self.check_replica()
         if not self:
             return
         for host in self.hosts:
@@ -112,6 +120,29 @@ class Cluster:
                     "set mysql_manage to true, or mysql_topology to standalone",
                     {"mysql_manage": True},
                 )
+
+    def check_replica(self):
+        """One answer for all hosts: nodes measure the lag, proxies follow, and pools are counted."""
+        hosts = [self.fleet.hosts[name] for group in self.fleet.groups.values() for name in group]
+        said = [host for host in hosts if host.explicit("mysql_cluster_replica_max_lag") is not None]
+        for host in dict.fromkeys(said):
+            given = host.number("mysql_cluster_replica_max_lag")
+            if given == self.replica_max_lag:
+                continue
+            what = (
+                f"{self.leader.name} has {self.replica_max_lag}; one cluster has one bound"
+                if self
+                else "a single server has no other node to read from"
+            )
+            self.fleet.refuse(
+                host.name,
+                "mysql_cluster_replica_max_lag",
+                given,
+                what,
+                f"set mysql_cluster_replica_max_lag to {self.replica_max_lag}"
+                + (", or to the same for all hosts (in group_vars/all.yml)" if self else ""),
+                {"mysql_cluster_replica_max_lag": self.replica_max_lag},
+            )
 
     def check_size(self):
         count, said = len(self.nodes), self.leader.explicit("mysql_cluster_size")
@@ -253,6 +284,7 @@ class Cluster:
                 for host in self.nodes
             ],
             "cache_bytes": cache(self.leader),
+            "replica_max_lag": self.replica_max_lag,
             "backups_from": self.keeper.name if self.keeper else "",
             # The same for one cluster's name, wherever it is computed; transactions carry it.
             "uuid": str(uuid.uuid5(NAMES, str(self.leader.get("mysql_cluster_name") or "djorm"))),

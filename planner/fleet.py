@@ -56,7 +56,7 @@ FALLBACK = {
 # What is asked of a server that others run: where it is, and what it can hold.
 FOREIGN = ("mysql_max_connections", "mysql_wait_timeout", "mysql_port", "mysql_socket")
 NOT_OURS = ("mysql_extra_settings", "mysql_fit", "mysql_profile")
-PROXY_PORT = 3316
+PROXY_PORT, REPLICA_PORT = 3316, 3317
 WEB_MEMORY = 64 * units.MIB
 BACKUP_CONNECTIONS = 4  # the limit of the account that roles/backup makes
 STOP_MARGIN = 10  # seconds between gunicorn's graceful time and the unit's TimeoutStopSec
@@ -143,9 +143,10 @@ class Host:
 class Application:
     """One application host and what it may open."""
 
-    def __init__(self, host, server, proxied=False):
-        # proxied: the server is a cluster, reached by the proxy on the application's own host
-        self.host, self.server, self.proxied = host, server, proxied
+    def __init__(self, host, server, proxied=False, replica=False):
+        # proxied: the server is a cluster, reached by the proxy on the application's own host;
+        # replica: a pool of its own reads from the other nodes, all of which may be one node in the end
+        self.host, self.server, self.proxied, self.replica = host, server, proxied, replica
         self.name = host.name
         self.workers = host.number("django_app_workers")
         self.threads = host.number("django_app_threads")
@@ -155,7 +156,7 @@ class Application:
         self.timeout = host.number("django_app_pool_timeout")
         self.overlap = host.number("django_app_release_overlap")
         self.management = host.number("django_app_management_connections")
-        self.aliases = host.number("django_app_database_aliases")
+        self.aliases = host.number("django_app_database_aliases") + replica
         self.migrate = host.number("budget_migrate_connections")
         self.slack_percent = host.number("budget_slack_percent")
 
@@ -194,7 +195,7 @@ class Application:
                     "threads": number("threads", 1),
                     "pool_size": size,
                     "max_overflow": number("max_overflow", self.max_overflow),
-                    "aliases": number("aliases", self.aliases),
+                    "aliases": number("aliases", self.aliases - self.replica) + self.replica,
                     "overlap": number("overlap", 1),
                     "memory": memory,
                 }
@@ -378,7 +379,8 @@ class Fleet:
     def read_applications(self):
         for name in self.groups["application"]:
             host = self.hosts[name]
-            application = Application(host, self.server_of(host), bool(self.cluster))
+            reads = self.cluster.replica_max_lag > 0
+            application = Application(host, self.server_of(host), bool(self.cluster), reads)
             self.applications[name] = application
             if application.server:
                 self.servers[application.server.name].append(application)
@@ -612,6 +614,9 @@ class Fleet:
             "database": ("mysql_port", "mysql_admin_port", "mysql_extra_port"),
             "web": ("web_http_port", "web_https_port", "web_port", "web_tls_port"),
         }
+        if self.cluster:
+            by_part["database"] += ("mysql_cluster_agent_port",)
+            by_part["application"] = ("mysql_cluster_proxy_port", "mysql_cluster_replica_port")
         for host in self.hosts.values():
             seen = {}
             for part, variables in by_part.items():
@@ -1174,6 +1179,12 @@ class Fleet:
             return application.host.number("mysql_cluster_proxy_port") or PROXY_PORT
         return (application.server.number("mysql_port") or 3306) if application.server else 3306
 
+    @staticmethod
+    def replica_port(application):
+        """0 where nobody reads from other nodes."""
+        given = application.host.number("mysql_cluster_replica_port") or REPLICA_PORT
+        return given if application.replica else 0
+
     def proxies(self):
         """What the proxy on an application host may open at one node: what does not fit waits in line."""
         return (
@@ -1181,6 +1192,7 @@ class Fleet:
                 "proxies": {
                     name: {
                         "port": self.database_port(application),
+                        "replica_port": self.replica_port(application),
                         "maxconn": application.limit()["total"] + application.migrate,
                     }
                     for name, application in self.applications.items()
@@ -1215,6 +1227,8 @@ class Fleet:
                 "database_host": self.database_host(application) if away else "",
                 "database_port": self.database_port(application),
                 "renew_file": cluster.WRITER_FILE if application.proxied else "",
+                "replica_port": self.replica_port(application),
+                "replica_renew_file": cluster.REPLICAS_FILE if application.replica else "",
                 "database_user": str(server.get("mysql_app_user") or "app") if server else "app",
                 "database_migrate_user": str(server.get("mysql_migrate_user") or "migrate")
                 if server

@@ -115,6 +115,7 @@ MINIMA = {
     "mysql_start_timeout": 1,
     "mysql_cluster_drain_timeout": 0,
     "mysql_cluster_join_timeout": 1,
+    "mysql_cluster_replica_max_lag": 0,
     "django_app_backlog": 1,
     "django_app_health_timeout": 1,
     "django_app_keep_releases": 2,  # the one in service, and the one to go back to
@@ -130,6 +131,8 @@ MINIMA = {
 MAXIMA = {
     "django_app_pool_recycle": 31536000 - 600,  # wait_timeout is 600 s above it, and a year at most
     "mysql_admin_connections": 100000,
+    # A node is asked to catch up, and Galera gives that up after 30 s (repl.causal_read_timeout).
+    "mysql_cluster_replica_max_lag": 25,
     "budget_slack_percent": 1000,
     "django_app_threads": 1000,
     "django_app_backlog": 65535,
@@ -175,6 +178,7 @@ PORTS = (
     "mysql_admin_port",
     "mysql_extra_port",
     "mysql_cluster_proxy_port",
+    "mysql_cluster_replica_port",
     "mysql_cluster_agent_port",
     "django_app_database_port",
     "web_http_port",
@@ -200,6 +204,8 @@ ENVIRONMENT = {
     "POOL_RECYCLE": "django_app_pool_recycle",
     "POOL_TIMEOUT": "django_app_pool_timeout",
     "POOL_RENEW_FILE": "mysql_topology",
+    "POOL_REPLICA_RENEW_FILE": "mysql_cluster_replica_max_lag",
+    "DATABASE_REPLICA_PORT": "mysql_cluster_replica_max_lag",
     "POOL_PESSIMISTIC": "django_app_pool_pessimistic",
     "DATABASE_HOST": "django_app_database_host",
     "DATABASE_PORT": "django_app_database_port",

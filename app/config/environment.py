@@ -13,6 +13,8 @@ from typing import Any
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
 # The session variables that bound how long a statement may wait for a lock: rows, then table definitions.
+REPLICA = "replica"
+READ_ONLY = "transaction_read_only = 1"
 LOCK_WAITS = ("innodb_lock_wait_timeout", "lock_wait_timeout")
 
 
@@ -46,9 +48,9 @@ def words(name: str, default: str = "", env: Mapping[str, str] = os.environ) -> 
     return [word.strip() for word in env.get(name, default).split(",") if word.strip()]
 
 
-def init_command(theirs: str = "", env: Mapping[str, str] = os.environ) -> str:
+def init_command(theirs: str = "", env: Mapping[str, str] = os.environ, more: list[str] | None = None) -> str:
     """What every new session is told: the project's own command, then our bounds, as one statement."""
-    assignments = []
+    assignments = list(more or [])
     wait = number("DATABASE_LOCK_WAIT_TIMEOUT", None, env)
     if wait is not None:
         if wait < 1:
@@ -114,12 +116,48 @@ def database(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None
 
 
 def databases(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """DATABASES as a whole: ours is `default`, other aliases only lose their per-thread connections."""
+    """DATABASES as a whole: ours are `default` and, where other nodes are read, `replica`; other aliases only
+    lose their per-thread connections.
+    """
     result = {
         alias: {**entry, "CONN_MAX_AGE": 0} for alias, entry in (over or {}).items() if alias != "default"
     }
     result["default"] = database(env, (over or {}).get("default"))
+    if reads_replicas(env):
+        result[REPLICA] = replica(env, (over or {}).get(REPLICA) or (over or {}).get("default"))
     return result
+
+
+def reads_replicas(env: Mapping[str, str] = os.environ) -> bool:
+    return number("DATABASE_REPLICA_PORT", None, env) is not None
+
+
+def replica(env: Mapping[str, str] = os.environ, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`default` by the proxy's other door, behind which are the nodes that may be read. The server refuses to
+    write in such a session, so that a mistake is an error at once, on each engine, and not a conflict later.
+    """
+    result = database({**env, "DATABASE_PORT": env["DATABASE_REPLICA_PORT"]}, over)
+    options = result["OPTIONS"]
+    theirs = ((over or {}).get("OPTIONS") or {}).get("init_command") or ""
+    command = init_command(theirs.strip().rstrip(";"), env, [READ_ONLY])
+    if READ_ONLY not in command:
+        raise EnvironmentProblem(
+            f"OPTIONS['init_command'] is {theirs!r}: {READ_ONLY} cannot be added to it, for reads from other "
+            "nodes; begin it with SET, without TRANSACTION"
+        )
+    options["init_command"] = command
+    pool = options.get("pool")
+    if pool is not False and env.get("POOL_REPLICA_RENEW_FILE"):
+        own = pool if isinstance(pool, Mapping) else {}
+        options["pool"] = {**own, "renew_file": env["POOL_REPLICA_RENEW_FILE"]}
+    result["TEST"] = {**(result.get("TEST") or {}), "MIRROR": "default"}
+    return result
+
+
+def routers(theirs: Any = (), env: Mapping[str, str] = os.environ) -> list[Any]:
+    """DATABASE_ROUTERS: the project's, and where other nodes are read the one that keeps writes from them."""
+    ours = ["djorm_pool.routers.ReplicaRouter"] if reads_replicas(env) else []
+    return [*theirs, *(name for name in ours if name not in theirs)]
 
 
 def pool_options(env: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -64,6 +64,7 @@ else:
     # Nothing said: a file on a developer's desk.
     DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
 
+DATABASE_ROUTERS = environment.routers()
 DJORM_POOL_OPTIONS = environment.pool_options()
 DJORM_POOL_PESSIMISTIC = environment.pool_pessimistic()
 

@@ -115,11 +115,11 @@ for root, folders, files in os.walk(home):
         if status.st_mode & 0o004 and stat.S_ISREG(status.st_mode):
             readable.append(path)
 
-# When the server last got other values for sessions.
-try:
-    found["renew"] = os.stat(want["renew_file"]).st_mtime_ns
-except OSError:
-    found["renew"] = None
+# When the server last got other values for sessions, or another node took over.
+found["renew"] = {
+    alias: os.stat(path).st_mtime_ns if os.path.exists(path) else None
+    for alias, path in want["renew_files"].items()
+}
 
 # Every secret of the environment file, looked for wherever others can read.
 secrets, found["configured"] = {}, {}

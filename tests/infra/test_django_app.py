@@ -31,7 +31,7 @@ def _look(name: str) -> dict | str:
     app = declared(name)
     want = {
         key: app[key]
-        for key in ("name", "etc", "home", "socket", "user", "prefix", "services", "tls", "renew_file")
+        for key in ("name", "etc", "home", "socket", "user", "prefix", "services", "tls", "renew_files")
     }
     done = connect(name).run("python3 -c %s %s %s", RUN, base64.b64encode(LOOK).decode(), json.dumps(want))
     try:
@@ -235,9 +235,11 @@ def test_no_pooled_session_is_older_than_the_servers_values(name, compare):
     for worker in workers(name):
         for alias, pool in worker["pools"].items():
             where = f"process {worker['pid']}, database {alias}"
-            compare(f"renew_file, {where}", declared(name)["renew_file"], pool["options"]["renew_file"])
+            files = declared(name)["renew_files"]
+            known = alias if files.get(alias) else "default"
+            compare(f"renew_file, {where}", files[known], pool["options"]["renew_file"])
             if pool["checked_out"] + pool["idle"]:
-                compare(f"sessions since, {where}", look(name)["renew"], pool["renewed"])
+                compare(f"sessions since, {where}", look(name)["renew"][known], pool["renewed"])
 
 
 def test_pooled_session_in_every_worker_process(name, compare):

@@ -142,3 +142,51 @@ def test_pool_options_from_the_environment():
 def test_neither_true_nor_false():
     with pytest.raises(environment.EnvironmentProblem, match="POOL_PESSIMISTIC"):
         environment.pool_pessimistic({"POOL_PESSIMISTIC": "perhaps"})
+
+
+READS = {
+    **NETWORK,
+    "DATABASE_REPLICA_PORT": "3317",
+    "DATABASE_LOCK_WAIT_TIMEOUT": "20",
+    "POOL_REPLICA_RENEW_FILE": "/run/mysql-cluster/replicas",
+}
+
+
+def test_replica_is_default_by_another_door_and_read_only():
+    found = environment.databases(READS)
+    ours, read = found["default"], found["replica"]
+    assert (ours["PORT"], read["PORT"]) == ("3307", "3317")
+    assert {key for key in ours if ours[key] != read[key]} == {"PORT", "OPTIONS"}
+    assert "transaction_read_only" not in ours["OPTIONS"]["init_command"]
+    assert read["OPTIONS"]["init_command"].startswith("SET SESSION transaction_read_only = 1, innodb_lock")
+    assert read["OPTIONS"]["pool"] == {"renew_file": "/run/mysql-cluster/replicas"}
+    assert read["TEST"] == {"MIRROR": "default"}
+
+
+def test_a_replica_of_the_project_keeps_its_choices():
+    theirs = {"default": {}, "replica": {"OPTIONS": {"init_command": "SET x = 1;", "pool": {"timeout": 2}}}}
+    options = environment.databases(READS, theirs)["replica"]["OPTIONS"]
+    assert options["init_command"].startswith("SET x = 1, transaction_read_only = 1")
+    assert options["pool"] == {"timeout": 2, "renew_file": "/run/mysql-cluster/replicas"}
+    unpooled = environment.databases(READS, {"replica": {"OPTIONS": {"pool": False}}})
+    assert unpooled["replica"]["OPTIONS"]["pool"] is False
+
+
+def test_without_reads_from_other_nodes_nothing_is_added():
+    assert list(environment.databases(NETWORK)) == ["default"]
+    assert (
+        environment.databases(NETWORK, {"replica": {"HOST": "elsewhere"}})["replica"]["HOST"] == "elsewhere"
+    )
+    assert environment.routers(["mine.Router"], NETWORK) == ["mine.Router"]
+
+
+def test_the_projects_routers_are_asked_first():
+    ours = "djorm_pool.routers.ReplicaRouter"
+    assert environment.routers(["mine.Router"], READS) == ["mine.Router", ours]
+    assert environment.routers([ours], READS) == [ours]
+
+
+def test_a_session_that_could_write_to_a_replica_is_refused():
+    theirs = {"default": {"OPTIONS": {"init_command": "CALL greet()"}}}
+    with pytest.raises(environment.EnvironmentProblem, match="CALL greet"):
+        environment.databases(READS, theirs)

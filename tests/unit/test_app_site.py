@@ -25,7 +25,7 @@ out = {}
 """
 
 
-def run(script: str, tmp_path: Path, **environment) -> dict:
+def run(script: str, tmp_path: Path, settings: str = "", **environment) -> dict:
     """Run a piece of a session with the site on SQLite; whatever it puts into `out` comes back."""
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("DJANGO_", "DATABASE_"))},
@@ -41,7 +41,7 @@ def run(script: str, tmp_path: Path, **environment) -> dict:
         "INSTALLED_APPS = [app for app in INSTALLED_APPS if app != 'djorm_pool']\n"
         f"NAME = {str(tmp_path / 'db')!r}\n"
         "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': NAME}}\n"
-        "PASSWORD_HASHERS = ['django.contrib.auth.hashers.MD5PasswordHasher']\n"
+        "PASSWORD_HASHERS = ['django.contrib.auth.hashers.MD5PasswordHasher']\n" + settings
     )
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script + "\nprint(json.dumps(out))"],
@@ -291,3 +291,52 @@ def test_check_deploy_has_nothing_to_say_of_the_deployed_site(tmp_path):
         check, env=env | {"DJANGO_HTTPS": "false"}, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1 and "security.W008" in done.stderr
+
+
+ROUTED = """
+from django.db import connections, router
+from djorm_pool.routers import replica
+from journal.models import Entry
+from django.contrib.auth.models import Group, User
+
+Entry.objects.create(text="one", reference="r1")
+out["alias"] = replica()
+out["plain"] = Entry.objects.get().__class__.objects.all().db
+read = Entry.objects.using(replica()).get()
+out["read"] = read._state.db
+out["related"] = router.db_for_read(Entry, instance=read)
+out["written"] = router.db_for_write(Entry, instance=read)
+read.text = "two"
+read.save()
+out["saved"] = [read._state.db, Entry.objects.get().text]
+user = User.objects.create_user("somebody")
+group = Group.objects.create(name="g")
+group.user_set.add(User.objects.using(replica()).get())
+out["members"] = group.user_set.count()
+out["migrate"] = [router.allow_migrate(name, "journal") for name in connections]
+for more in ("", "&using=replica"):
+    out.setdefault("listed", []).append(len(client.get(f"/journal/?format=json{more}").json()["entries"]))
+"""
+REPLICA = """
+DATABASES["replica"] = {**DATABASES["default"], "TEST": {"MIRROR": "default"}}
+DATABASE_ROUTERS = ["djorm_pool.routers.ReplicaRouter"]
+"""
+
+
+def test_what_was_read_from_a_replica_is_saved_where_writes_go(tmp_path):
+    out = run(ROUTED, tmp_path, REPLICA)
+    assert (out["alias"], out["plain"], out["read"], out["related"]) == (
+        "replica",
+        "default",
+        "replica",
+        "replica",
+    )
+    assert out["written"] == "default" and out["saved"] == ["default", "two"]
+    assert out["members"] == 1
+    assert out["migrate"] == [True, False]
+    assert out["listed"] == [1, 1]
+
+
+def test_without_a_replica_the_same_code_reads_from_default(tmp_path):
+    out = run(ROUTED, tmp_path)
+    assert (out["alias"], out["read"], out["members"], out["listed"]) == ("default", "default", 1, [1, 1])

@@ -261,3 +261,33 @@ def test_backups_are_taken_from_one_node_that_writes_last():
         assert plan["backed_up"] == [keeper] * bool(keeper)
         for name, server in plan["servers"].items():
             assert bool(server["backup"]) == server["demand"]["binary_log"] == (name == keeper)
+
+
+def reading(lag=2, **changes):
+    every = {name: {"mysql_cluster_replica_max_lag": lag} for name in HOSTS}
+    return planned(**{name: own | changes.get(name, {}) for name, own in every.items()})
+
+
+def test_a_pool_that_reads_from_other_nodes_is_counted_on_each_of_them():
+    services = [{"name": "celery", "processes": 2, "pool_size": 3}]
+    services.append({"name": "report", "pool_size": 1, "aliases": 2})
+    plan = reading(a1={"django_app_services": services})
+    assert plan["ok"], plan["errors"]
+    rows = [row for row in plan["servers"]["d3"]["connections"] if row["host"] == "a1"]
+    sums = {row["what"]: (row["sum"], row["connections"]) for row in rows}
+    assert sums["gunicorn"] == ("2 x (20 + 0) x 2 aliases x 2 generations", 160)
+    assert sums["celery"] == ("2 x (3 + 0) x 2 aliases", 12)
+    assert sums["report"] == ("1 x (1 + 0) x 3 aliases", 3)
+    alone = reading(0, a1={"django_app_services": services})["applications"]
+    assert plan["applications"]["a1"]["connections"] == alone["a1"]["connections"] + 80 + 6 + 1
+    assert plan["cluster"]["proxies"]["a1"]["maxconn"] > plan["applications"]["a1"]["connections"]
+
+
+def test_who_reads_knows_where_and_what_to_watch():
+    plan = reading(a2={"mysql_cluster_replica_port": 3399})
+    assert plan["cluster"]["replica_max_lag"] == 2
+    assert [plan["applications"][name]["replica_port"] for name in ("a1", "a2")] == [3317, 3399]
+    assert plan["cluster"]["proxies"]["a2"]["replica_port"] == 3399
+    assert plan["applications"]["a1"]["replica_renew_file"] == "/run/mysql-cluster/replicas"
+    off = planned()["applications"]["a1"]
+    assert (off["replica_port"], off["replica_renew_file"]) == (0, "")

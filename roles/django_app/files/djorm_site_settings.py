@@ -22,6 +22,7 @@ if os.environ.get("DJANGO_CSRF_TRUSTED_ORIGINS"):
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 DATABASES = _environment.databases(over=getattr(_project, "DATABASES", {}))
+DATABASE_ROUTERS = _environment.routers(getattr(_project, "DATABASE_ROUTERS", ()))
 DJORM_POOL_OPTIONS = _environment.pool_options()
 DJORM_POOL_PESSIMISTIC = _environment.pool_pessimistic()
 

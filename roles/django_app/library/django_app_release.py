@@ -53,7 +53,7 @@ options:
   project_settings: {description: "The project's settings module.", type: str}
   environment: {description: "What the service reads from its environment.", type: dict, default: {}}
   renewal: {description: "A fingerprint of what the server gives new sessions.", type: str}
-  renew_also: {description: "The file that the pools watch, where it is not ours.", type: str}
+  renew_also: {description: "The files of others that pools watch.", type: list, elements: str, default: []}
   secret_environment: {description: "The same, secret.", type: dict, default: {}}
   units: {description: "Unit files by name.", type: dict, default: {}}
   services: {description: "Those of them that run beside gunicorn.", type: list, elements: str, default: []}
@@ -766,8 +766,8 @@ exec setpriv --reuid {self.user} --regid {self.user} --init-groups -- {self.home
             return False
         if not self.module.check_mode:
             self.put({path: (wanted, 0o644, 0)})
-            if self.p["renew_also"] and os.path.exists(self.p["renew_also"]):
-                os.utime(self.p["renew_also"])
+            for also in filter(os.path.exists, self.p["renew_also"]):
+                os.utime(also)
         return True
 
     def activate(self):
@@ -913,7 +913,7 @@ def main():
             "services": {"type": "list", "elements": "str", "default": []},
             "ca": text,
             "renewal": text,
-            "renew_also": text,
+            "renew_also": {"type": "list", "elements": "str", "default": []},
             "socket": {"type": "path"},
             "health_path": text,
             "health_timeout": {"type": "int", "default": 20},
