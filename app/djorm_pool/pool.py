@@ -257,17 +257,21 @@ class FairPool(QueuePool):
         self._leases[lease] = None
         lease.granted = True
         if idle:
-            wanted = lease.prefer
-            if wanted is not None and wanted in idle:
-                idle.remove(wanted)
-            else:
-                wanted = idle.pop() if self.options.use_lifo else idle.popleft()
-            lease.record = record = wanted
-            record.lease = lease
+            self._lend(lease)
         self.counters["checkouts"] += 1
         if len(self._leases) > self.peak:
             self.peak = len(self._leases)
         return True
+
+    def _lend(self, lease: Lease) -> None:
+        """With the lock held, and an idle connection there."""
+        idle, wanted = self._idle, lease.prefer
+        if wanted is not None and wanted in idle:
+            idle.remove(wanted)
+        else:
+            wanted = idle.pop() if self.options.use_lifo else idle.popleft()
+        lease.record = wanted
+        wanted.lease = lease
 
     def _enqueue(self, lease: Lease, first: bool = False) -> None:
         gate = threading.Lock()
@@ -337,12 +341,15 @@ class FairPool(QueuePool):
                 if wait is None:
                     raise
                 give_up = wait
-            # keep the place, stand first in line for a returned connection, ask the server again after a
-            # pause
+            # keep the place, take what came back while the server was asked, else stand first in line for a
+            # returned connection; ask the server again after a pause
             with self._lock:
-                self._enqueue(lease, first=True)
+                if self._idle:
+                    self._lend(lease)
+                else:
+                    self._enqueue(lease, first=True)
             until = min(give_up, time.monotonic() + pause * random.uniform(0.7, 1.3))  # noqa: S311
-            if not self._wait(lease, until):
+            if lease.record is None and not self._wait(lease, until):
                 with self._lock:
                     if not lease.granted:
                         self._waiters.remove(lease)

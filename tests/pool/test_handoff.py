@@ -231,13 +231,51 @@ def test_t35_interrupted_waiter(server, done, interrupt):
     assert in_thread(value, alias, "SELECT 1") == 1
 
 
-def test_a_full_server_makes_the_borrower_wait(server):
-    """1226: the account's limit. A connection of somebody else goes away, and the borrower gets in."""
+@pytest.fixture
+def one(server):
+    """An account that may have one connection."""
     server.create()
     user = "pooltest_full"
     server.ask(f"DROP USER IF EXISTS '{user}'@'%'")
     server.ask(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'x' WITH MAX_USER_CONNECTIONS 1")
     server.ask(f"GRANT ALL ON *.* TO '{user}'@'%'")
+    yield user
+    server.ask(f"DROP USER '{user}'@'%'")
+
+
+def test_what_comes_back_while_a_full_server_is_asked_is_not_overlooked(server, one, monkeypatch):
+    """Nobody stood in line at that moment: it is idle, and the server will never let another in."""
+    alias = server.alias(pool={"pool_size": 3, "timeout": 5}, USER=one, PASSWORD="x")
+    try:
+        assert value(alias, "SELECT 1") == 1
+        refused, returned = threading.Event(), threading.Event()
+        attempt = type(pool(alias))._connect_for
+
+        def connect(self, lease):
+            try:
+                attempt(self, lease)
+            except Exception:
+                refused.set()
+                assert returned.wait(10)
+                raise
+
+        monkeypatch.setattr(type(pool(alias)), "_connect_for", connect)
+        box = []
+        thread = threading.Thread(target=lambda: (box.append(value(alias, "SELECT 2")), close(alias)))
+        thread.start()
+        assert refused.wait(10)
+        close(alias)
+        returned.set()
+        thread.join(10)
+        assert box == [2]
+        assert pool(alias).counters["created"] == 1
+    finally:
+        connections[alias].close_pool()
+
+
+def test_a_full_server_makes_the_borrower_wait(server, one):
+    """1226: the account's limit. A connection of somebody else goes away, and the borrower gets in."""
+    user = one
     import MySQLdb
 
     where = server.where
@@ -266,11 +304,10 @@ def test_a_full_server_makes_the_borrower_wait(server):
             value(short, "SELECT 1")
         assert caught.value.args[0] == 1226
         assert time.monotonic() - start < 3
+        close(short)
     finally:
         timer.cancel()
         close(alias)
-        close(short)
-        server.ask(f"DROP USER '{user}'@'%'")
 
 
 def test_a_server_without_a_place_makes_the_borrower_wait(server):

@@ -32,11 +32,11 @@ def test_t1_tests_never_run_on_production(production, early):
     assert production.ask(f"SELECT COUNT(*) FROM {PROD}.shop_row")[0][0] == 2
 
 
-def test_t2_parallel_workers_have_a_schema_each(production):
+def test_t2_parallel_workers_have_a_schema_each(production, tmp_path):
     done = project(
         {"default": production.settings(PROD)},
         "manage.py", "test", "--noinput", "--parallel", "4", "shop",
-        env={"SHOP_EARLY": "close", "SHOP_CLONE_BY_SQL": "1"},
+        env={"SHOP_EARLY": "close", "SHOP_CLONE_BY_SQL": "1", "SHOP_MEET": str(tmp_path)},
     )  # fmt: skip
     ran = re.findall(r"RAN \w (\S+) (\S+) (\d+)", done.stdout)
     assert len(ran) == 4
