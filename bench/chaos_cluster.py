@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster"
 import measured  # noqa: E402
 from chaos import FILL, LASTS, PODMAN, asked, small_disk  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
-from nodes import GroupReplication, Host, healthy, kill, wait_for, writer  # noqa: E402
+from nodes import GroupReplication, Host, groups, healthy, kill, wait_for, writer  # noqa: E402
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
@@ -44,9 +44,9 @@ class Cluster:
 
     def __init__(self, kind: str) -> None:
         self.kind, self.hosts = kind, Hosts(ROOT / "molecule" / kind / "inventory")
-        found = {name: Host(name, more) for name, more in self.hosts.hosts.items()}
-        self.nodes = [host for host in found.values() if host.engine]
-        self.site = next(host.address for name, host in found.items() if "web" in name)
+        parts = groups(str(ROOT / "molecule" / kind / "inventory"))
+        self.nodes = parts["database"]
+        self.site = parts["web"][0].address
         self.helped = ""
 
     def play(self, *words: str, **variables) -> str:

@@ -27,15 +27,27 @@ WRITERS = 8
 T = TypeVar("T")
 
 
-def listed() -> dict:
-    if not INVENTORY:
+def listed(inventory: str = INVENTORY) -> dict:
+    if not inventory:
         raise pytest.UsageError(
             "CLUSTER_INVENTORY is not set: run `molecule test -s galera` or group_replication"
         )
     out = subprocess.run(
-        ["ansible-inventory", "-i", INVENTORY, "--list"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["ansible-inventory", "-i", inventory, "--list"], cwd=ROOT, check=True, capture_output=True, text=True
     )
     return json.loads(out.stdout)
+
+
+def groups(inventory: str = INVENTORY) -> dict[str, list[Host]]:
+    """The hosts of each part; every node knows the application hosts, whose proxies lead to it."""
+    found = listed(inventory)
+    hosts = {name: Host(name, variables) for name, variables in found["_meta"]["hostvars"].items()}
+    parts = {
+        name: [hosts[host] for host in found[name]["hosts"]] for name in ("database", "application", "web")
+    }
+    for node in parts["database"]:
+        node.proxies = parts["application"]
+    return parts
 
 
 def playbook(*more: str) -> subprocess.CompletedProcess:
@@ -67,6 +79,7 @@ class Host:
     def __init__(self, name: str, variables: dict) -> None:
         self.name, self.address = name, variables["ansible_host"]
         self.engine = ENGINES.get(variables.get("mysql_topology"))
+        self.proxies: list[Host] = []
         access = ROOT / ".cache" / "sandbox"
         self.words = [
             *("ssh", "-i", str(access / "id_ed25519"), "-o", f"UserKnownHostsFile={access / 'known_hosts'}"),
@@ -215,10 +228,27 @@ def wait_for(condition, seconds=120):
     return time.monotonic() - start
 
 
-def writer(nodes):
-    """Where the application's sessions are: HAProxy sends all of them to one node."""
-    count = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'"
-    return [node for node in nodes if node.asked(count) not in ([], [["0"]])]
+SESSIONS = """
+import csv, socket, sys
+proxy = socket.socket(socket.AF_UNIX)
+proxy.connect("/run/haproxy/admin.sock")
+proxy.sendall(b"show stat\\n")
+text = b"".join(iter(lambda: proxy.recv(65536), b"")).decode()
+for row in csv.DictReader(text.lstrip("# ").splitlines()):
+    if row["pxname"] == sys.argv[1] and row["svname"] not in ("FRONTEND", "BACKEND") and row["scur"] != "0":
+        print(row["svname"])
+"""
+
+
+def with_sessions(nodes: list[Host], part: str) -> list[Host]:
+    """The nodes to which a PART of the proxies has sessions: `database` or `replicas`."""
+    names = {name for host in nodes[0].proxies for name in host.must("python3", "-c", SESSIONS, part).split()}
+    return [node for node in nodes if node.name in names]
+
+
+def writer(nodes: list[Host]) -> list[Host]:
+    """Where the application's sessions are that may write: the proxies send all of them to one node."""
+    return with_sessions(nodes, "database")
 
 
 def at_once(work: Callable[[Host], T], nodes: list[Host]) -> list[T]:
