@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
 import os
 import pwd
@@ -409,12 +410,7 @@ class Backup:
         """
         path = f"{HOME}/timeline"
         known = text_of(path)
-        if (
-            self.config["cluster"]
-            and known
-            and self.live.alive()
-            and self.origin() != text_of(f"{HOME}/origin")
-        ):
+        if self.config["cluster"] and known and not self.same_data():
             known = ""
         if not known:
             known = uuid.uuid4().hex
@@ -423,6 +419,18 @@ class Backup:
                 self.mark(known)
                 write_text(f"{HOME}/origin", self.origin())
         return known
+
+    def same_data(self):
+        """Whether a node's data are still those of its history."""
+        if self.live.alive():
+            return self.origin() == text_of(f"{HOME}/origin")
+        mark = text_of(os.path.join(self.config["datadir"], MARK))
+        if mark and text_of(f"{HOME}/origin").startswith(mark):
+            return True
+        raise Trouble(
+            "the server does not answer, and its data are not those that its last copy was taken of: its "
+            "binary logs lead nowhere yet; mend: start it, then db-backup take"
+        )
 
     def mark(self, text):
         """A name in the data directory that does not outlive a copy from another node (Galera empties it)."""
@@ -452,23 +460,32 @@ class Backup:
         write_json(path, found)
         return sorted(found.values(), key=lambda note: note["taken"])
 
+    def let_in(self):
+        """The account, where the server that answers does not know it, or not by our password: a copy of all
+        data from another node brings that node's accounts. Whether it was made.
+        """
+        root = Server(self.config, self.config["socket"], "root")
+        if self.live.alive() or not root.alive():
+            return False
+        if not self.mysql:
+            # MariaDB's unix_socket lets only the user of the same name in; the server's files want root.
+            secret = secrets.token_urlsafe(32)
+            root.ask(ACCOUNT["mariadb"].format(secret=secret))
+            write_text(f"{CONFIG}/client.cnf", f'[client]\nuser=backup\npassword="{secret}"\n')
+        elif root.ask("SELECT @@super_read_only;") == [["1"]]:
+            raise Trouble(
+                "the account backup@localhost is not there, and this node does not write; "
+                "mend: on the node that writes, what `db-backup account` says"
+            )
+        else:
+            root.ask(ACCOUNT["mysql"])
+        return True
+
     # --- verbs
     def setup(self):
         changed = []
         root = Server(self.config, self.config["socket"], "root")
-        if not self.live.alive():
-            if not self.mysql:
-                # MariaDB's unix_socket lets only the user of the same name in; the server's files want root.
-                secret = secrets.token_urlsafe(32)
-                root.ask(ACCOUNT["mariadb"].format(secret=secret))
-                write_text(f"{CONFIG}/client.cnf", f'[client]\nuser=backup\npassword="{secret}"\n')
-            elif root.ask("SELECT @@super_read_only;") == [["1"]]:
-                raise Trouble(
-                    "the account backup@localhost is not there, and this node does not write; "
-                    "mend: on the node that writes, what `db-backup account` says"
-                )
-            else:
-                root.ask(ACCOUNT["mysql"])
+        if self.let_in():
             changed.append("account")
         if root.ask("SELECT @@log_bin;") != [["1"]]:
             raise Trouble(
@@ -517,13 +534,15 @@ class Backup:
 
     def keep_up(self):
         """The binary logs; where they begin anew, a whole copy, without which they lead nowhere."""
-        before = text_of(f"{HOME}/timeline")
-        if before and self.timeline() != before:
+        self.let_in()
+        copied = text_of(f"{HOME}/copied") or read_json(f"{HOME}/note.json", {}).get("timeline")
+        if self.timeline() != copied and self.live.alive():
             return {"taken": self.take()["taken"]}
         return {"until": str(self.logs())}
 
     def take(self):
         self.repository.check()
+        self.let_in()
         began = now()
         shape = self.shape()
         if self.mysql:
@@ -571,10 +590,16 @@ class Backup:
             "timeline": self.timeline(),
             "shape": shape,
             "bytes": folder_bytes(self.config["datadir"]),
-            "checked": {"log": log, "position": position, "checksums": checksums},
+            "checked": {
+                "log": log,
+                "position": position,
+                "head": head(os.path.join(os.path.dirname(shape["log_bin_basename"]), log), position),
+                "checksums": checksums,
+            },
         }
         write_json(f"{HOME}/note.json", note)
         self.repository.save([f"{HOME}/note.json"], "note")
+        write_text(f"{HOME}/copied", note["timeline"])
         with contextlib.suppress(FileNotFoundError):
             os.unlink(PLACED)
         self.repository.forget()
@@ -588,11 +613,25 @@ class Backup:
             reach = json.loads(self.repository.ask("dump", "--no-lock", entry["id"], f"{HOME}/until.json"))
             if reach["timeline"] == note["timeline"] and reach["until"] >= until:
                 self.repository.ask("restore", entry["id"], f"--target={folder}")
-                return [folder + path for path in reach["files"]]
+                files = [folder + path for path in reach["files"]]
+                self.same_log(note, files)
+                return files
         raise Trouble(
             f"restore_to={until}: no binary logs of that history reach it; mend: an earlier time "
             "(db-backup list says what there is)"
         )
+
+    @staticmethod
+    def same_log(note, files):
+        """The name of a binary log says little: a server that begins anew gives the same ones again."""
+        checked = note["checked"]
+        known = checked.get("head")  # copies of releases before this one have none
+        found = next((path for path in files if os.path.basename(path) == checked["log"]), None)
+        if known and found and head(found, checked["position"]) != known:
+            raise Trouble(
+                f"{checked['log']} is not the one that the copy of {note['taken']} was taken with, and leads "
+                "nowhere from it; mend: restore to a time before, or from a later copy (db-backup list)"
+            )
 
     def load(self, note, folder):
         """The copy becomes a data directory; returns where the binary log goes on: (file, position)."""
@@ -746,6 +785,7 @@ class Backup:
                 "this is a node of a cluster, whose other nodes would keep the old data; nothing was "
                 "changed; mend: playbooks/restore.yml"
             )
+        self.let_in()
         until = self.logs()
         stop = {"time": to} if to else {}
         to = to or until.strftime(FORM)
@@ -819,6 +859,13 @@ class Backup:
                 return True
             time.sleep(0.2)
         return False
+
+
+def head(path, position):
+    """By which a binary log up to a position is known, without the flag that it is being written."""
+    with open(path, "rb") as file:
+        text = file.read(min(position, 1 << 20))
+    return hashlib.sha256(text[:21] + text[23:]).hexdigest()
 
 
 def folder_bytes(folder):

@@ -1,6 +1,7 @@
 #!/usr/bin/python
 """Backups of a host in service: packages, program, secrets, timers, a first copy and its proof."""
 
+import glob
 import os
 import subprocess
 
@@ -8,16 +9,18 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: backup_host
-short_description: Puts the backups of a database host in service
+short_description: Puts the backups of a database host in service, or out of it
 description:
   - Places what differs, lets C(db-backup setup) make the account and the repository, and takes and proves a
     first backup where none is proven yet. Nothing secret is returned or on a command line.
+  - Where they are absent only the timers go; what reads the repository stays.
 options:
-  program: {description: The text of db-backup., type: str, required: true}
-  files: {description: Files for root alone and their texts., type: dict, required: true}
-  packages: {description: Packages it needs., type: list, elements: str, required: true}
-  units: {description: Verbs with what they are about and when., type: dict, required: true}
-  memory: {description: What a unit may take at most., type: str, required: true}
+  state: {description: Whether it takes any., type: str, default: present, choices: [present, absent]}
+  program: {description: The text of db-backup., type: str}
+  files: {description: Files for root alone and their texts., type: dict}
+  packages: {description: Packages it needs., type: list, elements: str}
+  units: {description: Verbs with what they are about and when., type: dict}
+  memory: {description: What a unit may take at most., type: str}
 author: [the project]
 """
 EXAMPLES = "# see roles/backup/tasks/main.yml\n"
@@ -191,19 +194,32 @@ def apply(wanted, check_mode):
     return done
 
 
+def leave(check_mode):
+    """Another host takes them."""
+    timers = sorted(os.path.basename(path) for path in glob.glob("/etc/systemd/system/db-backup-*.timer"))
+    on = [name for name in timers if run("systemctl", "is-enabled", "--quiet", name)[0] == 0]
+    if on and not check_mode:
+        must("systemctl", "disable", "--now", *on)
+    return on
+
+
 def main():
+    present = {
+        "program": {"type": "str"},
+        "files": {"type": "dict", "no_log": True},
+        "packages": {"type": "list", "elements": "str"},
+        "units": {"type": "dict"},
+        "memory": {"type": "str"},
+    }
+    state = {"type": "str", "default": "present", "choices": ["present", "absent"]}
     module = AnsibleModule(
-        argument_spec={
-            "program": {"type": "str", "required": True},
-            "files": {"type": "dict", "required": True, "no_log": True},
-            "packages": {"type": "list", "elements": "str", "required": True},
-            "units": {"type": "dict", "required": True},
-            "memory": {"type": "str", "required": True},
-        },
+        argument_spec={"state": state, **present},
+        required_if=[("state", "present", list(present))],
         supports_check_mode=True,
     )
     try:
-        done = apply(module.params, module.check_mode)
+        here = module.params["state"] == "present"
+        done = apply(module.params, module.check_mode) if here else leave(module.check_mode)
     except Trouble as trouble:
         module.exit_json(changed=False, ok=False, trouble=str(trouble))
     module.exit_json(changed=bool(done), ok=True, trouble="", done=done)

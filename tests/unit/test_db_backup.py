@@ -1,0 +1,49 @@
+"""db-backup without a server: whether a binary log is the one that a copy was taken with."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "roles" / "backup" / "files" / "db_backup.py"
+spec = importlib.util.spec_from_file_location("db_backup", FILE)
+db_backup = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(db_backup)
+
+NAME = "binlog.000002"
+TEXT = b"\xfebin" + bytes(range(200)) * 3
+
+
+def note(path, position):
+    return {
+        "taken": "then",
+        "checked": {"log": NAME, "position": position, "head": db_backup.head(path, position)},
+    }
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / NAME
+    path.write_bytes(TEXT)
+    return path
+
+
+def test_a_log_that_grew_or_was_closed_is_the_same(log):
+    known = note(log, 400)
+    open_flag = bytearray(TEXT + b"more")
+    open_flag[21] ^= 1
+    log.write_bytes(open_flag)
+    db_backup.Backup.same_log(known, [str(log)])
+
+
+@pytest.mark.parametrize("at", [0, 10, 20, 23, 399])
+def test_another_log_of_the_same_name_is_refused(log, at):
+    known, other = note(log, 400), bytearray(TEXT)
+    other[at] ^= 1
+    log.write_bytes(other)
+    with pytest.raises(db_backup.Trouble, match=f"{NAME} is not the one .* of then .* mend:"):
+        db_backup.Backup.same_log(known, [str(log)])
+
+
+def test_copies_of_older_releases_know_no_head(log):
+    db_backup.Backup.same_log({"taken": "then", "checked": {"log": NAME, "position": 9}}, [str(log)])
