@@ -127,22 +127,21 @@ class Cluster:
         said = [host for host in hosts if host.explicit("mysql_cluster_replica_max_lag") is not None]
         for host in dict.fromkeys(said):
             given = host.number("mysql_cluster_replica_max_lag")
-            if given == self.replica_max_lag:
-                continue
-            what = (
-                f"{self.leader.name} has {self.replica_max_lag}; one cluster has one bound"
-                if self
-                else "a single server has no other node to read from"
-            )
-            self.fleet.refuse(
-                host.name,
-                "mysql_cluster_replica_max_lag",
-                given,
-                what,
-                f"set mysql_cluster_replica_max_lag to {self.replica_max_lag}"
-                + (", or to the same for all hosts (in group_vars/all.yml)" if self else ""),
-                {"mysql_cluster_replica_max_lag": self.replica_max_lag},
-            )
+            if not self:
+                if not given:
+                    continue
+                what = "a single server has no other node to read from, and replica() reads from default"
+                self.fleet.warn(host.name, f"mysql_cluster_replica_max_lag={given}: {what}")
+            elif given != self.replica_max_lag:
+                self.fleet.refuse(
+                    host.name,
+                    "mysql_cluster_replica_max_lag",
+                    given,
+                    f"{self.leader.name} has {self.replica_max_lag}; one cluster has one bound",
+                    f"set mysql_cluster_replica_max_lag to {self.replica_max_lag}, or to the same for all hosts "
+                    "(in group_vars/all.yml)",
+                    {"mysql_cluster_replica_max_lag": self.replica_max_lag},
+                )
 
     def check_size(self):
         count, said = len(self.nodes), self.leader.explicit("mysql_cluster_size")

@@ -291,3 +291,12 @@ def test_who_reads_knows_where_and_what_to_watch():
     assert plan["applications"]["a1"]["replica_renew_file"] == "/run/mysql-cluster/replicas"
     off = planned()["applications"]["a1"]
     assert (off["replica_port"], off["replica_renew_file"]) == (0, "")
+
+
+def test_a_single_server_has_nobody_to_read_from_and_goes_on():
+    hosts = {"d1": {}, "a1": {"mysql_cluster_replica_max_lag": 2}, "a2": {"mysql_cluster_replica_max_lag": 0}}
+    plan = fleet.plan(hosts, {**GROUPS, "database": ["d1"]})
+    assert plan["ok"], plan["errors"]
+    told = [text for text in plan["warnings"] if "no other node to read from" in text]
+    assert [text.partition(":")[0] for text in told] == ["a1"]
+    assert plan["applications"]["a1"]["replica_port"] == 0
