@@ -138,8 +138,8 @@ class Cluster:
                     "mysql_cluster_replica_max_lag",
                     given,
                     f"{self.leader.name} has {self.replica_max_lag}; one cluster has one bound",
-                    f"set mysql_cluster_replica_max_lag to {self.replica_max_lag}, or to the same for all hosts "
-                    "(in group_vars/all.yml)",
+                    f"set mysql_cluster_replica_max_lag to {self.replica_max_lag}, or to the same for all "
+                    "hosts (in group_vars/all.yml)",
                     {"mysql_cluster_replica_max_lag": self.replica_max_lag},
                 )
 
