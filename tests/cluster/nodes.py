@@ -50,25 +50,12 @@ def groups(inventory: str = INVENTORY) -> dict[str, list[Host]]:
     return parts
 
 
-def playbook(*more: str) -> subprocess.CompletedProcess:
-    """The main job, without its load test: the clients of the test are the load."""
-    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", INVENTORY, "playbook.yml", *more]
-    return subprocess.run([*words, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True)
-
-
-def play(playbook: str, inventory: str, **variables) -> tuple[int, str]:
-    """A playbook of the bundle, without its load test: exit status, and all that it said in one line."""
-    words = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i",
-        inventory,
-        f"playbooks/{playbook}.yml",
-    ]
+def play(playbook: str, inventory: str, *words: str, **variables) -> tuple[int, str]:
+    """A playbook without its load test, for the clients are one: exit status, what it said in one line."""
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    given = json.dumps({"verify_load": False, **variables})
     done = subprocess.run(
-        [*words, "-e", json.dumps({"verify_load": False, **variables})],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [program, "-i", inventory, playbook, *words, "-e", given], cwd=ROOT, capture_output=True, text=True
     )
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 

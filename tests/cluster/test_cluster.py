@@ -14,7 +14,7 @@ from nodes import (
     GroupReplication,
     Load,
     healthy,
-    playbook,
+    play,
     report,
     wait_for,
     writer,
@@ -128,11 +128,11 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
     with Load(cluster["web"][0].address) as load:
         hit = time.monotonic()
         with Fewest(nodes) as fewest:
-            out = playbook("-e", "mysql_back_log=321")
+            status, said = play("playbook.yml", INVENTORY, mysql_back_log=321)
         if nodes[0].engine.returns:
             wait_for(lambda: writer(nodes) == [nodes[0]])
     report(f"a change with restarts, {time.monotonic() - hit:.0f} s", load, hit)
-    assert out.returncode == 0, out.stdout[-3000:]
+    assert status == 0, said[-3000:]
     assert {node.sql("SELECT @@back_log")[0][0] for node in nodes} == {"321"}
     assert fewest.serving == len(nodes) - 1, "never two nodes at once"
     for node in nodes:
@@ -143,7 +143,8 @@ def test_a_change_that_needs_restarts_goes_from_node_to_node_under_load(cluster)
 
 def test_a_running_cluster_is_not_taken_apart(cluster):
     nodes = cluster["database"]
-    done = playbook("--check", "-e", "mysql_topology=standalone", "-e", f"budget_server={nodes[0].name}")
-    assert done.returncode != 0
-    assert "this server is a node of a G" in done.stdout, done.stdout[-3000:]
+    alone = {"mysql_topology": "standalone", "budget_server": nodes[0].name}
+    status, said = play("playbook.yml", INVENTORY, "--check", **alone)
+    assert status != 0
+    assert "this server is a node of a G" in said, said[-3000:]
     assert healthy(nodes)

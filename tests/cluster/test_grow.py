@@ -43,13 +43,13 @@ def test_a_single_server_becomes_a_cluster_under_load(cluster):
         bare(node)
     before = alone(nodes[0].name)
     try:
-        status, said = play("../playbook", str(before))
+        status, said = play("playbook.yml", str(before))
     finally:
         before.unlink()
     assert status == 0, said[-3000:]
     with Load(cluster["web"][0].address) as load:
         start = time.monotonic()
-        status, said = play("../playbook", INVENTORY)
+        status, said = play("playbook.yml", INVENTORY)
         took = time.monotonic() - start
         wait_for(lambda: healthy(nodes))
         later = len(load.acknowledged)
@@ -58,6 +58,6 @@ def test_a_single_server_becomes_a_cluster_under_load(cluster):
     assert status == 0, said[-3000:]
     for node in nodes:
         assert load.lost(node) == set(), node.name
-    status, said = play("../playbook", INVENTORY)
+    status, said = play("playbook.yml", INVENTORY)
     assert status == 0, said[-3000:]
     assert "changed=0" in said and not re.search("changed=[1-9]", said)

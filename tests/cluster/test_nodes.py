@@ -35,18 +35,18 @@ def test_a_node_leaves_and_a_bare_host_joins_under_load(cluster):
     with Load(cluster["web"][0].address) as load:
         start = time.monotonic()
         with without(leaving.name) as inventory:
-            status, said = play("remove_node", inventory, mysql_cluster_size=2)
+            status, said = play("playbooks/remove_node.yml", inventory, mysql_cluster_size=2)
         assert status == 0, said[-3000:]
         left = time.monotonic() - start
         assert healthy(stay)
         assert leaving.run("systemctl", "is-active", leaving.engine.unit).stdout.strip() == "inactive"
-        status, said = play("add_node", INVENTORY)  # it may have been written to alone
+        status, said = play("playbooks/add_node.yml", INVENTORY)  # it may have been written to alone
         assert status != 0
         assert "has data that is not this cluster's" in said, said[-3000:]
         assert healthy(stay)
         leaving.engine.empty(leaving)
         start = time.monotonic()
-        status, said = play("add_node", INVENTORY)
+        status, said = play("playbooks/add_node.yml", INVENTORY)
         assert status == 0, said[-3000:]
         joined = time.monotonic() - start
         wait_for(lambda: healthy(nodes))

@@ -10,7 +10,7 @@ from nodes import INVENTORY, GroupReplication, Load, healthy, kill, play, wait_f
 
 
 def recover(**variables: str) -> tuple[int, str]:
-    return play("recover_cluster", INVENTORY, **variables)
+    return play("playbooks/recover_cluster.yml", INVENTORY, **variables)
 
 
 def serves(node) -> bool:

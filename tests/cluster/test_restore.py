@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-from nodes import INVENTORY, ROOT, Load, healthy, wait_for, writer
+from nodes import INVENTORY, Load, healthy, play, wait_for, writer
 
 PROGRAM = "/usr/local/sbin/db-backup"
 
@@ -20,16 +17,8 @@ def keeper(cluster):
     return cluster["database"][-1]
 
 
-def restore(*more: str) -> subprocess.CompletedProcess:
-    words = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i",
-        INVENTORY,
-        "playbooks/restore.yml",
-    ]
-    return subprocess.run(
-        [*words, *more, "-e", "verify_load=false"], cwd=ROOT, capture_output=True, text=True
-    )
+def restore(**variables) -> tuple[int, str]:
+    return play("playbooks/restore.yml", INVENTORY, **variables)
 
 
 def snapshot(nodes) -> list:
@@ -51,9 +40,9 @@ def test_one_node_that_does_not_write_keeps_them(cluster, keeper):
 def test_refused_without_the_confirming_variable_or_with_a_node_away(cluster, keeper):
     nodes = cluster["database"]
     before = snapshot(nodes)
-    done = restore()
-    assert done.returncode != 0
-    assert "restore_overwrite=true" in done.stdout + done.stderr
+    status, said = restore()
+    assert status != 0
+    assert "restore_overwrite=true" in said, said[-3000:]
     done = keeper.run(PROGRAM, "restore", "--overwrite")
     assert done.returncode != 0
     assert "mend: playbooks/restore.yml" in done.stderr
@@ -63,9 +52,9 @@ def test_refused_without_the_confirming_variable_or_with_a_node_away(cluster, ke
     try:
         wait_for(lambda: keeper.engine.whole(keeper, len(nodes) - 1))
         before = snapshot(nodes)
-        done = restore("-e", "restore_overwrite=true")
-        assert done.returncode != 0
-        assert "bring the others back first" in " ".join((done.stdout + done.stderr).split())
+        status, said = restore(restore_overwrite=True)
+        assert status != 0
+        assert "bring the others back first" in said, said[-3000:]
         assert snapshot(nodes) == before
     finally:
         away.must("systemctl", "start", away.engine.unit)
@@ -85,8 +74,8 @@ def test_a_dropped_table_comes_back_on_every_node(cluster, keeper):
     assert len(kept) > 100
     to = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M:%S")
     start = time.monotonic()
-    done = restore("-e", json.dumps({"restore_to": to, "restore_overwrite": True}))
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    status, said = restore(restore_to=to, restore_overwrite=True)
+    assert status == 0, said[-4000:]
     print(f"\nmeasured: {len(kept)} rows, restored on {len(nodes)} nodes in {time.monotonic() - start:.0f} s")
     assert healthy(nodes)
     for node in nodes:

@@ -45,7 +45,7 @@ def test_refused_while_a_node_is_away(cluster, offered):
     before = [version(node) for node in nodes]
     nodes[1].must("systemctl", "stop", nodes[1].engine.unit)
     try:
-        status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+        status, said = play("playbooks/upgrade.yml", INVENTORY, upgrade_without_backup=True)
     finally:
         nodes[1].must("systemctl", "start", nodes[1].engine.unit)
     assert status != 0
@@ -60,7 +60,7 @@ def test_one_node_after_the_other_under_load(cluster, offered):
     with Load(cluster["web"][0].address) as load:
         hit = time.monotonic()
         with Fewest(nodes) as fewest:
-            status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+            status, said = play("playbooks/upgrade.yml", INVENTORY, upgrade_without_backup=True)
         if nodes[0].engine.returns:
             wait_for(lambda: writer(nodes) == [nodes[0]])
     report("upgraded node by node", load, hit)
@@ -71,6 +71,6 @@ def test_one_node_after_the_other_under_load(cluster, offered):
     for node in nodes:
         assert load.lost(node) == set(), node.name
     assert len(load.failed) <= planned(cluster), load.failed
-    status, said = play("upgrade", INVENTORY, upgrade_without_backup=True)
+    status, said = play("playbooks/upgrade.yml", INVENTORY, upgrade_without_backup=True)
     assert status == 0, said[-3000:]
     assert "changed=0" in said and not re.search("changed=[1-9]", said)
