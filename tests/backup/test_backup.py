@@ -174,10 +174,19 @@ LATER = (datetime.now(UTC) + timedelta(days=1)).strftime(FORM)
         ({"restore_to": LATER, "restore_overwrite": True}, "is in the future"),
         ({"restore_to": "yesterday", "restore_overwrite": True}, "is no time"),
         ({"restore_host": ""}, "2 servers have backup_repository"),
+        ({"restore_host": "backup9"}, "restore_host=backup9: no backups are kept there"),
         ({}, "holds a database; nothing was changed; mend: -e restore_overwrite=true"),
         ({"backup_repository": "", "restore_host": ""}, "0 servers have backup_repository"),
     ],
-    ids=["before the first", "future", "no time", "which server", "live database", "no repository"],
+    ids=[
+        "before the first",
+        "future",
+        "no time",
+        "which server",
+        "no such server",
+        "live database",
+        "no repository",
+    ],
 )
 def test_a_restore_is_refused(variables, message):
     before = state()
