@@ -110,6 +110,7 @@ class Cluster:
         self.check_server_ids()
         self.check_owned()
         self.check_cache()
+        self.check_admin()
         for host in self.nodes:
             if not host.truth("mysql_manage"):
                 self.refuse(
@@ -240,6 +241,20 @@ class Cluster:
                     f"Group Replication takes no less than {units.written(LEAST_CACHE)}",
                     f"set mysql_cluster_cache_size to {units.written(LEAST_CACHE)}",
                     {"mysql_cluster_cache_size": units.written(LEAST_CACHE)},
+                )
+
+    def check_admin(self):
+        """A node's agent lives on the administrators' port, which MySQL does not count."""
+        least = 3 if self.replica_max_lag else 2
+        for host in self.nodes if self.kind == "galera" else ():
+            if host.get("mysql_admin_connections") and host.number("mysql_admin_connections") < least:
+                self.refuse(
+                    host,
+                    "mysql_admin_connections",
+                    host.get("mysql_admin_connections"),
+                    f"the node's agent keeps {least - 1} of them: none would be left for an administrator",
+                    f"set mysql_admin_connections to {least}",
+                    {"mysql_admin_connections": least},
                 )
 
     def check_server_ids(self):

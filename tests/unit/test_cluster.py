@@ -300,3 +300,10 @@ def test_a_single_server_has_nobody_to_read_from_and_goes_on():
     told = [text for text in plan["warnings"] if "no other node to read from" in text]
     assert [text.partition(":")[0] for text in told] == ["a1"]
     assert plan["applications"]["a1"]["replica_port"] == 0
+
+
+def test_who_measures_the_lag_needs_a_connection_of_its_own():
+    few = {name: {"mysql_admin_connections": 2} for name in GROUPS["database"]}
+    assert planned(**few)["ok"]
+    assert "agent keeps 2 of them" in reading(**few)["refusal"]
+    assert reading(0, **few)["ok"]
