@@ -38,6 +38,14 @@ def test_over_the_network_certificate_and_name_are_checked():
     assert options["ssl_mode"] == "VERIFY_IDENTITY"
 
 
+def test_behind_a_proxy_a_connection_is_waited_for_less_long():
+    proxied = {**NETWORK, "DATABASE_HOST": "127.0.0.1"}
+    assert environment.database(proxied)["OPTIONS"]["connect_timeout"] == 3
+    assert environment.database(NETWORK)["OPTIONS"]["connect_timeout"] == 5
+    said = environment.database({**proxied, "DATABASE_CONNECT_TIMEOUT": "7"})
+    assert said["OPTIONS"]["connect_timeout"] == 7
+
+
 def test_a_socket_needs_no_certificate():
     assert "ssl" not in environment.database({**SOCKET, "DATABASE_CA": "/etc/x/ca.pem"})["OPTIONS"]
 
