@@ -47,3 +47,33 @@ def test_another_log_of_the_same_name_is_refused(log, at):
 
 def test_copies_of_older_releases_know_no_head(log):
     db_backup.Backup.same_log({"taken": "then", "checked": {"log": NAME, "position": 9}}, [str(log)])
+
+
+class Node(db_backup.Backup):
+    """A node whose server answers, and what was done to it."""
+
+    def __init__(self):
+        self.config, self.done = {"cluster": True, "datadir": "/nowhere"}, []
+        self.live = type("Live", (), {"alive": lambda _: True})()
+        self.mysql = False
+
+    def let_in(self):
+        self.done.append("let in")
+
+    def take(self):
+        self.done.append("take")
+        return {"taken": "now"}
+
+
+def test_the_timer_leaves_a_restore_that_was_cut_off_alone(tmp_path, monkeypatch):
+    placed = tmp_path / "placed.json"
+    placed.write_text("{}")
+    monkeypatch.setattr(db_backup, "PLACED", str(placed))
+    node = Node()
+    assert "waits" in node.keep_up()
+    assert node.done == []
+
+
+def test_data_that_were_never_marked_are_no_nodes_history(tmp_path, monkeypatch):
+    monkeypatch.setattr(db_backup, "HOME", str(tmp_path))
+    assert not Node().same_data()

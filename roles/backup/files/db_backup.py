@@ -423,7 +423,8 @@ class Backup:
     def same_data(self):
         """Whether a node's data are still those of its history."""
         if self.live.alive():
-            return self.origin() == text_of(f"{HOME}/origin")
+            known = text_of(f"{HOME}/origin")  # none: it had backups before it was a node
+            return bool(known) and self.origin() == known
         mark = text_of(os.path.join(self.config["datadir"], MARK))
         if mark and text_of(f"{HOME}/origin").startswith(mark):
             return True
@@ -534,6 +535,8 @@ class Backup:
 
     def keep_up(self):
         """The binary logs; where they begin anew, a whole copy, without which they lead nowhere."""
+        if os.path.exists(PLACED):  # a cluster is being restored: its end takes the copy
+            return {"waits": "for the end of a restore (playbooks/restore.yml)"}
         self.let_in()
         copied = text_of(f"{HOME}/copied") or read_json(f"{HOME}/note.json", {}).get("timeline")
         if self.timeline() != copied and self.live.alive():

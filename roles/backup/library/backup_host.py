@@ -197,10 +197,17 @@ def apply(wanted, check_mode):
 def leave(check_mode):
     """Another host takes them."""
     timers = sorted(os.path.basename(path) for path in glob.glob("/etc/systemd/system/db-backup-*.timer"))
-    on = [name for name in timers if run("systemctl", "is-enabled", "--quiet", name)[0] == 0]
-    if on and not check_mode:
-        must("systemctl", "disable", "--now", *on)
-    return on
+    asked = ("is-enabled", "is-active")
+    on = [name for name in timers if 0 in [run("systemctl", verb, "--quiet", name)[0] for verb in asked]]
+    # Should this host take them again, its binary log lacks what came meanwhile: that begins with a whole copy.
+    names = ("timeline", "copied", "note.json", "proof.json")
+    history = [path for path in (f"/var/lib/db-backup/{name}" for name in names) if os.path.exists(path)]
+    if not check_mode:
+        if on:
+            must("systemctl", "disable", "--now", *on)
+        for path in history:
+            forget(path)
+    return [*on, *history]
 
 
 def main():
