@@ -199,7 +199,7 @@ def leave(check_mode):
     timers = sorted(os.path.basename(path) for path in glob.glob("/etc/systemd/system/db-backup-*.timer"))
     asked = ("is-enabled", "is-active")
     on = [name for name in timers if 0 in [run("systemctl", verb, "--quiet", name)[0] for verb in asked]]
-    # Should this host take them again, its binary log lacks what came meanwhile: that begins with a whole copy.
+    # Should it take them again, its binary log lacks what came meanwhile: that begins with a whole copy.
     names = ("timeline", "copied", "note.json", "proof.json")
     history = [path for path in (f"/var/lib/db-backup/{name}" for name in names) if os.path.exists(path)]
     if not check_mode:
