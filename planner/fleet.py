@@ -156,7 +156,7 @@ class Application:
         self.timeout = host.number("django_app_pool_timeout")
         self.overlap = host.number("django_app_release_overlap")
         self.management = host.number("django_app_management_connections")
-        self.aliases = host.number("django_app_database_aliases") + replica
+        self.aliases = host.number("django_app_database_aliases")
         self.migrate = host.number("budget_migrate_connections")
         self.slack_percent = host.number("budget_slack_percent")
 
@@ -174,7 +174,7 @@ class Application:
                 "threads": self.threads,
                 "pool_size": pool,
                 "max_overflow": self.max_overflow,
-                "aliases": self.aliases,
+                "aliases": self.aliases + self.replica,
                 "overlap": self.overlap,
                 "memory": self.host.bytes("budget_worker_memory") or 0,
             }
@@ -195,7 +195,7 @@ class Application:
                     "threads": number("threads", 1),
                     "pool_size": size,
                     "max_overflow": number("max_overflow", self.max_overflow),
-                    "aliases": number("aliases", self.aliases - self.replica) + self.replica,
+                    "aliases": number("aliases", self.aliases) + self.replica,
                     "overlap": number("overlap", 1),
                     "memory": memory,
                 }
@@ -209,11 +209,12 @@ class Application:
         """MAX_USER_CONNECTIONS of this host's account, and its parts."""
         pooled = sum(row["connections"] for row in self.services(pool_size))
         slack = max(2, -(-pooled * self.slack_percent // 100))
+        management = self.management * (1 + self.replica)
         return {
             "pooled": pooled,
-            "management": self.management,
+            "management": management,
             "slack": slack,
-            "total": pooled + self.management + slack,
+            "total": pooled + management + slack,
         }
 
     @property
@@ -1181,9 +1182,7 @@ class Fleet:
 
     @staticmethod
     def replica_port(application):
-        """0 where nobody reads from other nodes."""
-        given = application.host.number("mysql_cluster_replica_port") or REPLICA_PORT
-        return given if application.replica else 0
+        return application.host.number("mysql_cluster_replica_port") or REPLICA_PORT
 
     def proxies(self):
         """What the proxy on an application host may open at one node: what does not fit waits in line."""
@@ -1227,7 +1226,8 @@ class Fleet:
                 "database_host": self.database_host(application) if away else "",
                 "database_port": self.database_port(application),
                 "renew_file": cluster.WRITER_FILE if application.proxied else "",
-                "replica_port": self.replica_port(application),
+                # 0: nobody reads from other nodes
+                "replica_port": self.replica_port(application) if application.replica else 0,
                 "replica_renew_file": cluster.REPLICAS_FILE if application.replica else "",
                 "database_user": str(server.get("mysql_app_user") or "app") if server else "app",
                 "database_migrate_user": str(server.get("mysql_migrate_user") or "migrate")

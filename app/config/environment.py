@@ -7,14 +7,14 @@ anybody's project (there this file is copied as ``djorm_site_environment``). No 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off", ""}
-# The session variables that bound how long a statement may wait for a lock: rows, then table definitions.
 REPLICA = "replica"
 READ_ONLY = "transaction_read_only = 1"
+# The session variables that bound how long a statement may wait for a lock: rows, then table definitions.
 LOCK_WAITS = ("innodb_lock_wait_timeout", "lock_wait_timeout")
 
 
@@ -48,9 +48,9 @@ def words(name: str, default: str = "", env: Mapping[str, str] = os.environ) -> 
     return [word.strip() for word in env.get(name, default).split(",") if word.strip()]
 
 
-def init_command(theirs: str = "", env: Mapping[str, str] = os.environ, more: list[str] | None = None) -> str:
+def init_command(theirs: str = "", env: Mapping[str, str] = os.environ, more: Iterable[str] = ()) -> str:
     """What every new session is told: the project's own command, then our bounds, as one statement."""
-    assignments = list(more or [])
+    assignments = list(more)
     wait = number("DATABASE_LOCK_WAIT_TIMEOUT", None, env)
     if wait is not None:
         if wait < 1:

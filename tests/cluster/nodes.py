@@ -269,16 +269,34 @@ class Fewest:
         self.thread.join()
 
 
-class Load:
+class Clients:
+    """Threads that do WORK(number) until the block ends: it looks at `stop`."""
+
+    def __init__(self, work: Callable[[int], None], count: int) -> None:
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(90)
+
+
+class Load(Clients):
     """Clients that write through the site, request after request, and remember what was acknowledged."""
 
     def __init__(self, address: str) -> None:
-        self.address, self.stop = address, threading.Event()
+        super().__init__(self.write, WRITERS)
+        self.address = address
         self.mark = secrets.token_hex(6)
         self.acknowledged: dict[str, float] = {}
         self.failed: list[tuple[float, str]] = []
         self.slowest = 0.0
-        self.threads = [threading.Thread(target=self.write, args=(n,)) for n in range(WRITERS)]
 
     def write(self, number: int) -> None:
         count = 0
@@ -302,19 +320,13 @@ class Load:
             self.slowest = max(self.slowest, time.monotonic() - start)
 
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        super().__enter__()
         try:
             wait_for(lambda: len(self.acknowledged) > 50)
         except BaseException:
             self.__exit__()
             raise
         return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(90)
 
     def longest_gap(self, after: float) -> float:
         times = sorted(when for when in self.acknowledged.values() if when >= after)

@@ -6,12 +6,11 @@ import http.client
 import json
 import random
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from nodes import Host, Load, healthy, listed, report, wait_for, with_sessions, writer
+from nodes import Clients, Host, Load, healthy, listed, report, wait_for, with_sessions, writer
 
 READERS = 4
 # Until a read is elsewhere: the agent's look, the proxies' check (1 s) and the pool's; and a busy machine.
@@ -21,19 +20,19 @@ STOPPED = (
 )
 
 
-class Reads:
+class Reads(Clients):
     """Clients that look up, on the other nodes, rows that were acknowledged longer ago than the bound."""
 
     def __init__(self, load: Load, bound: float) -> None:
-        self.load, self.bound, self.stop = load, bound, threading.Event()
+        super().__init__(self.read, READERS)
+        self.load, self.bound = load, bound
         self.found, self.missing, self.failed = 0, [], []
-        self.threads = [threading.Thread(target=self.read) for _ in range(READERS)]
 
     def old_enough(self) -> list[str]:
         until = time.monotonic() - self.bound
         return [key for key, when in list(self.load.acknowledged.items())[-5000:] if when < until][-50:]
 
-    def read(self) -> None:
+    def read(self, _: int) -> None:
         while not self.stop.is_set():
             known = self.old_enough()
             if not known:
@@ -59,16 +58,6 @@ class Reads:
         before = self.found
         wait_for(lambda: self.found >= before + count)
 
-    def __enter__(self) -> Reads:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(90)
-
 
 class Stopped:
     """A node that takes part and applies nothing while the block lasts: it falls behind."""
@@ -80,7 +69,9 @@ class Stopped:
         if self.node.engine.client == "mariadb":  # or the others would wait for it
             self.node.sql("SET GLOBAL wsrep_desync = ON")
         words = [*self.node.words, self.node.engine.client, "--unbuffered", "--batch", "--skip-column-names"]
-        self.session = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.session = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         self.session.stdin.write(STOPPED)
         self.session.stdin.close()
         assert self.session.stdout.readline().strip() == "stopped"
@@ -125,10 +116,16 @@ def test_reads_go_to_the_nodes_that_do_not_write(reads):
 
 
 def test_a_session_that_reads_cannot_write(cluster):
-    script = "from journal.models import Entry; Entry.objects.using('replica').create(text='never')"
+    script = (
+        "from django.db import connections; from journal.models import Entry; "
+        "cursor = connections['replica'].cursor(); cursor.execute('SELECT @@transaction_read_only'); "
+        "print('session:', cursor.fetchone()[0], flush=True); "
+        "Entry.objects.using('replica').create(text='never')"
+    )
     done = cluster["application"][0].run("/etc/django-app/manage", "shell", "-c", script)
     assert done.returncode != 0
-    # of the session; of Group Replication the node itself is read-only, and says so first
+    assert "session: 1" in done.stdout
+    # of Group Replication the node itself is read-only too, and says so first
     assert "(1792, " in done.stderr or "(1290, " in done.stderr, done.stderr[-1000:]
 
 

@@ -278,6 +278,7 @@ def test_a_pool_that_reads_from_other_nodes_is_counted_on_each_of_them():
     assert sums["gunicorn"] == ("2 x (20 + 0) x 2 aliases x 2 generations", 160)
     assert sums["celery"] == ("2 x (3 + 0) x 2 aliases", 12)
     assert sums["report"] == ("1 x (1 + 0) x 3 aliases", 3)
+    assert sums["management commands"] == ("set aside", 4)
     alone = reading(0, a1={"django_app_services": services})["applications"]
     assert plan["applications"]["a1"]["connections"] == alone["a1"]["connections"] + 80 + 6 + 1
     assert plan["cluster"]["proxies"]["a1"]["maxconn"] > plan["applications"]["a1"]["connections"]

@@ -77,3 +77,21 @@ def test_the_timer_leaves_a_restore_that_was_cut_off_alone(tmp_path, monkeypatch
 def test_data_that_were_never_marked_are_no_nodes_history(tmp_path, monkeypatch):
     monkeypatch.setattr(db_backup, "HOME", str(tmp_path))
     assert not Node().same_data()
+
+
+@pytest.mark.parametrize(
+    ("said", "healed"),
+    [
+        ("ERROR 1045 (28000): Access denied for user 'backup'@'localhost'", True),
+        ("ERROR 1698 (28000): Access denied for user 'backup'@'localhost'", True),
+        ("ERROR 1040 (HY000): Too many connections", False),
+        ("ERROR 1226 (42000): User 'backup' has exceeded the 'max_user_connections' resource", False),
+        ("ERROR 2002 (HY000): Can't connect to local server", False),
+    ],
+)
+def test_the_account_is_made_anew_only_where_it_is_not_let_in(said, healed, monkeypatch):
+    def ask(self, text):
+        raise db_backup.Trouble(f"socket: {said}")
+
+    monkeypatch.setattr(db_backup.Server, "ask", ask)
+    assert db_backup.Server({"flavor": "mysql"}, "socket", "backup").refused() == healed

@@ -282,6 +282,16 @@ class Server:
             return self.ask("SELECT 1;") == [["1"]]
         return False
 
+    def refused(self):
+        """Whether it does not let the account in; a server that is full or down says nothing of that."""
+        if self.flavor == "mariadb" and not os.path.exists(f"{CONFIG}/client.cnf"):
+            return True
+        try:
+            self.ask("SELECT 1;")
+        except Trouble as trouble:
+            return bool(re.search(r"ERROR (1045|1698)\b", str(trouble)))
+        return False
+
     @property
     def position_statement(self):
         return "SHOW MASTER STATUS;" if self.flavor == "mariadb" else "SHOW BINARY LOG STATUS;"
@@ -466,7 +476,7 @@ class Backup:
         data from another node brings that node's accounts. Whether it was made.
         """
         root = Server(self.config, self.config["socket"], "root")
-        if self.live.alive() or not root.alive():
+        if not self.live.refused() or not root.alive():
             return False
         if not self.mysql:
             # MariaDB's unix_socket lets only the user of the same name in; the server's files want root.
