@@ -350,7 +350,9 @@ def run(pair: Pair, faults: list[Fault], rate: float, keep: bool) -> tuple[str, 
     return page(pair, rows, rate, budget, machine), wrong
 
 
-def asked(doc: str, option: str, choices: dict[str, str], faults: list, page: str) -> argparse.Namespace:
+def asked(
+    doc: str, option: str, choices: dict[str, str], faults: list, page: str, rounds: int = 1
+) -> argparse.Namespace:
     """What the command line asks for: on which of CHOICES, and which of FAULTS."""
     parser = argparse.ArgumentParser(description=doc)
     keys = [fault.key for fault in faults]
@@ -360,6 +362,8 @@ def asked(doc: str, option: str, choices: dict[str, str], faults: list, page: st
     # What waits through a minute without the database stays below gunicorn's backlog (2048).
     parser.add_argument("--rate", type=float, default=30, help="requests a second")
     parser.add_argument("--keep", action="store_true", help="leave the hosts; take those that are there")
+    if rounds > 1:
+        parser.add_argument("--rounds", type=int, default=rounds, help="how often each fault strikes")
     given = parser.parse_args()
     given.faults = [fault for fault in faults if fault.key in given.only]
     return given

@@ -1,16 +1,17 @@
 """What a cluster goes through (`make chaos-cluster`): fault after fault at the node that writes, under load.
 
 The hosts of molecule/galera and of molecule/group_replication. Clients read and write through the web host
-at a constant rate, answered or not. For every fault: the longest time without an acknowledged row, which
-requests failed, when all nodes were back and who brought them back, and whether every acknowledged row is
-stored exactly once on every node. The tables go to docs/cluster.md, line after line. Exit status 1 when a row
-was lost or doubled.
+at a constant rate, answered or not. For every fault, several times: the longest time without an acknowledged
+row, which requests failed, when all nodes were back and who brought them back, and whether every acknowledged
+row is stored exactly once on every node. The tables go to docs/cluster.md, line after line. Exit status 1
+when a row was lost or doubled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -163,33 +164,63 @@ FAULTS = [
 ]
 
 
-def measure(cluster: Cluster, fault: Fault, rate: float) -> tuple[str, bool]:
+@dataclass
+class Round:
+    """What came of one fault."""
+
+    acknowledged: int
+    lost: int
+    doubled: int
+    gap: float  # seconds without an acknowledged row, the longest
+    flying: int  # requests that failed, and had begun when it struck
+    later: int  # and those that came after it
+    back: float  # seconds until all nodes were back
+    helped: str  # by what; empty: by themselves
+
+
+def measure(cluster: Cluster, fault: Fault, rate: float) -> Round:
     wait_for(lambda: healthy(cluster.nodes), 300)
-    with fault.around(cluster):
-        cluster.first_writes()
-        cluster.helped = ""
-        with Load(cluster.site, rate, CLIENTS) as load:
-            load.wait_for(lambda all: len(load.acknowledged) > 100, 60, "rows before the fault")
-            wait_for(lambda: writer(cluster.nodes) == cluster.nodes[:1])
-            struck = time.monotonic()
-            fault.strike(cluster)
-            cluster.back()
-            back = time.monotonic() - struck
-            count = len(load.acknowledged)
-            load.wait_for(lambda all: len(load.acknowledged) > count + 100, 120, "rows after it")
-        wait_for(lambda: healthy(cluster.nodes), 300)
-        rows = [load.stored(lambda text, node=node: on(node, text)) for node in cluster.nodes]
+    cluster.first_writes()
+    cluster.helped = ""
+    with Load(cluster.site, rate, CLIENTS) as load:
+        load.wait_for(lambda all: len(load.acknowledged) > 100, 60, "rows before the fault")
+        wait_for(lambda: writer(cluster.nodes) == cluster.nodes[:1])
+        struck = time.monotonic()
+        fault.strike(cluster)
+        cluster.back()
+        back = time.monotonic() - struck
+        count = len(load.acknowledged)
+        load.wait_for(lambda all: len(load.acknowledged) > count + 100, 120, "rows after it")
+    wait_for(lambda: healthy(cluster.nodes), 300)
+    rows = [load.stored(lambda text, node=node: on(node, text)) for node in cluster.nodes]
     good = sorted(one.ended for one in load.all if one.write and not one.problem and one.ended > struck)
-    gap = max(b - a for a, b in zip([struck, *good], good, strict=False))
     failed = [one for one in load.all if one.problem]
-    flying = [one for one in failed if one.began <= struck + 0.5]
-    lost = len(load.acknowledged) - min(stored for stored, _ in rows)
-    doubled = max(twice for _, twice in rows)
-    cells = (fault.what, len(load.acknowledged), lost, doubled, f"{gap:.1f}", len(flying))
-    cells += (len(failed) - len(flying), f"{back:.0f}", cluster.helped or "itself")
-    line = "| " + " | ".join(str(cell) for cell in cells) + " |"
-    print(line, *sorted({one.problem[:90] for one in failed})[:3], sep="\n  ", flush=True)
-    return line, bool(lost or doubled)
+    flying = sum(one.began <= struck + 0.5 for one in failed)
+    for one in failed[:5]:
+        print(
+            f"  began {one.began - struck:.2f} s, took {one.seconds:.2f} s: {one.problem[:160]}", flush=True
+        )
+    return Round(
+        acknowledged=len(load.acknowledged),
+        lost=len(load.acknowledged) - min(stored for stored, _ in rows),
+        doubled=max(twice for _, twice in rows),
+        gap=max(b - a for a, b in zip([struck, *good], good, strict=False)),
+        flying=flying,
+        later=len(failed) - flying,
+        back=back,
+        helped=cluster.helped,
+    )
+
+
+def line(fault: Fault, rounds: list[Round]) -> str:
+    gaps = [one.gap for one in rounds]
+    cells = [fault.what]
+    cells += [str(sum(getattr(one, name) for one in rounds)) for name in ("acknowledged", "lost", "doubled")]
+    cells += [f"{statistics.median(gaps):.1f}", f"{max(gaps):.1f}"]
+    cells += [str(sum(getattr(one, name) for one in rounds)) for name in ("flying", "later")]
+    cells += [f"{max(one.back for one in rounds):.0f}"]
+    cells += [max(one.helped for one in rounds) or "itself"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def on(node: Host, statement: str) -> str:
@@ -203,7 +234,7 @@ def kept(kind: str) -> dict[str, str]:
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
 
 
-def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) -> bool:
+def run(kind: str, faults: list[Fault], rate: float, rounds: int, keep: bool, write: bool) -> bool:
     machine = measured.machine("all hosts")
     cluster = Cluster(kind)
     if not keep:
@@ -211,17 +242,20 @@ def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) ->
     cluster.deploy()
     wrong, lines = False, kept(kind)
     head = [
-        f"{KINDS[kind]}, by `make chaos-cluster`, one run of each ({machine}): {rate:.0f} requests a "
-        "second, half of them writes.",
+        f"{KINDS[kind]}, by `make chaos-cluster`, each fault {rounds} times, added up ({machine}): "
+        f"{rate:.0f} requests a second, half of them writes.",
         "",
-        "| what happens to the node that writes | rows acknowledged | lost | doubled | s without a write "
-        "| failed: in flight | later | s until all nodes are back | by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| what happens to the node that writes | rows acknowledged | lost | doubled "
+        "| s without a write: median | longest | failed: in flight | later "
+        "| s until all nodes are back | by |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for fault in faults:
-        line, bad = measure(cluster, fault, rate)
-        lines[fault.what] = line
-        wrong |= bad
+        with fault.around(cluster):
+            came = [measure(cluster, fault, rate) for _ in range(rounds)]
+        lines[fault.what] = line(fault, came)
+        print(lines[fault.what], flush=True)
+        wrong |= any(one.lost or one.doubled for one in came)
         if write:
             rows = [lines[fault.what] for fault in FAULTS if fault.what in lines]
             measured.write(f"chaos {kind}", "\n".join([*head, *rows]), PAGE)
@@ -231,10 +265,10 @@ def run(kind: str, faults: list[Fault], rate: float, keep: bool, write: bool) ->
 
 
 def main() -> int:
-    given = asked(__doc__, "--kind", KINDS, FAULTS, PAGE.name)
+    given = asked(__doc__, "--kind", KINDS, FAULTS, PAGE.name, rounds=3)
     wrong = False
     for kind in given.chosen:
-        wrong |= run(kind, given.faults, given.rate, given.keep, given.write)
+        wrong |= run(kind, given.faults, given.rate, given.rounds, given.keep, given.write)
     return int(wrong)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "patch_postgresql",
     "patch_sqlite3",
     "retry_atomic",
+    "retry_read",
     "status",
 ]
 
@@ -56,11 +57,26 @@ def retry_atomic(
     COMMIT whose acknowledgement was lost may have been carried out. No attempt begins later than `within`
     seconds after the call. It is refused inside another atomic block.
     """
-    from .retry import decorate
+    from .retry import atomic
 
     if function is not None:
-        return decorate(function, using, within)
-    return lambda function: decorate(function, using, within)
+        return atomic(function, using, within)
+    return lambda function: atomic(function, using, within)
+
+
+def retry_read(
+    function: Callable[..., Any] | None = None, *, using: str | None = None, within: float = 20.0
+) -> Any:
+    """A decorator: run the function, and again where the connection was lost; it begins no transaction.
+
+    Only for a function that reads the alias `using` and changes nothing; a QuerySet must be evaluated in it.
+    No attempt begins later than `within` seconds after the call. In the caller's transaction it runs once.
+    """
+    from .retry import read
+
+    if function is not None:
+        return read(function, using, within)
+    return lambda function: read(function, using, within)
 
 
 def _patch(vendor: str) -> None:

@@ -1,4 +1,4 @@
-"""A whole transaction again, where the connection was lost or another transaction was in the way.
+"""A whole transaction, or a read, again: where the connection was lost or another transaction was in the way.
 
 A connection that breaks between COMMIT and its acknowledgement leaves open whether the rows are there. Only a
 block that may run twice can be repeated then: one that writes under a unique key of its own.
@@ -24,9 +24,41 @@ logger = logging.getLogger("djorm.pool")
 PAUSE = (0.02, 0.5)  # first and longest between two attempts; a server that is away is waited for in the pool
 
 
-def decorate(function: Callable[..., Any], using: str | None, within: float) -> Callable[..., Any]:
+def atomic(function: Callable[..., Any], using: str | None, within: float) -> Callable[..., Any]:
     """See djorm_pool.retry_atomic."""
     alias = using or DEFAULT_DB_ALIAS
+
+    @functools.wraps(function)
+    def block(*args: Any, **kwargs: Any) -> Any:
+        connection = connections[alias]
+        if not connection.in_atomic_block and not connection.get_autocommit():
+            raise TransactionManagementError(
+                "retry_atomic: autocommit is off, and what was done before could not be repeated."
+            )
+        # durable: inside another block a repetition would lack what that one did before
+        with transaction.atomic(using=alias, durable=True):
+            return function(*args, **kwargs)
+
+    return _again(block, alias, within)
+
+
+def read(function: Callable[..., Any], using: str | None, within: float) -> Callable[..., Any]:
+    """See djorm_pool.retry_read."""
+    alias = using or DEFAULT_DB_ALIAS
+    repeated = _again(function, alias, within)
+
+    @functools.wraps(function)
+    def block(*args: Any, **kwargs: Any) -> Any:
+        connection = connections[alias]
+        begun = connection.in_atomic_block or (connection.connection and not connection.autocommit)
+        # What another transaction read before cannot be read again here.
+        return (function if begun else repeated)(*args, **kwargs)
+
+    return block
+
+
+def _again(function: Callable[..., Any], alias: str, within: float) -> Callable[..., Any]:
+    """The function, until it succeeds, fails for good or has no time left."""
 
     @functools.wraps(function)
     def block(*args: Any, **kwargs: Any) -> Any:
@@ -35,13 +67,7 @@ def decorate(function: Callable[..., Any], using: str | None, within: float) -> 
         while True:
             connection = connections[alias]
             try:
-                # durable: inside another block a repetition would lack what that one did before
-                if not connection.in_atomic_block and not connection.get_autocommit():
-                    raise TransactionManagementError(
-                        "retry_atomic: autocommit is off, and what was done before could not be repeated."
-                    )
-                with transaction.atomic(using=alias, durable=True):
-                    return function(*args, **kwargs)
+                return function(*args, **kwargs)
             except Error as error:
                 nap = pause * random.uniform(0.5, 1)  # noqa: S311
                 # still in a block: Django's TestCase, whose transaction went with the error

@@ -4,12 +4,13 @@ import json
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
-from djorm_pool import retry_atomic
+from djorm_pool import retry_atomic, retry_read
 from djorm_pool.routers import replica
 
 from journal.models import Entry, new_reference
@@ -48,9 +49,14 @@ def store(fields: dict[str, str]) -> Entry:
     return Entry.objects.create(**fields)
 
 
-@retry_atomic
+@retry_read
 def stored(reference: str) -> Entry | None:
     return Entry.objects.filter(reference=reference).first()
+
+
+def newest(entries: QuerySet[Entry]) -> list[Entry]:
+    """One more than a page; read again where the connection was cut."""
+    return retry_read(lambda: list(entries[: PAGE + 1]), using=entries.db)()
 
 
 def as_dict(entry: Entry) -> dict:
@@ -77,7 +83,7 @@ class Entries(View):
         reference = request.GET.get("reference")
         if reference:
             entries = entries.filter(reference=reference)
-        rows = list(entries[: PAGE + 1])
+        rows = newest(entries)
         older = rows[PAGE - 1].pk if len(rows) > PAGE else None
         rows = rows[:PAGE]
         if request.GET.get("format") == "json" or not request.accepts("text/html"):

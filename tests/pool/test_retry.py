@@ -1,4 +1,7 @@
-"""djorm_pool.retry_atomic: a transaction that was cut off anywhere is run again, and leaves one row."""
+"""djorm_pool.retry_atomic: a transaction that was cut off anywhere is run again, and leaves one row.
+
+And djorm_pool.retry_read: so is a read.
+"""
 
 import contextlib
 import socket
@@ -289,6 +292,94 @@ def test_a_hook_runs_once_for_what_was_committed(server, alias):
     assert done == [2]
     wait_for(lambda: kept(server) == (("mine",),))
     close(alias)
+
+
+# ---- retry_read ------------------------------------------------------------------------------------
+
+
+def look(alias, meet=lambda attempt: None, **more):
+    """A repeated function that counts the rows, and what was tried. `meet`: before it counts."""
+    tried = []
+
+    @djorm_pool.retry_read(using=alias, **more)
+    def count():
+        tried.append(connections[alias].in_atomic_block)
+        meet(len(tried))
+        return value(alias, "SELECT COUNT(*) FROM kept")
+
+    return count, tried
+
+
+def test_a_read_whose_connection_dies(net_server):
+    alias = prepared(net_server)
+
+    def kill(attempt):
+        if attempt == 1:
+            net_server.kill(value(alias, net_server.id_sql))
+
+    count, tried = look(alias, kill)
+    assert count() == 0
+    assert tried == [False, False]  # in no transaction: it costs no statement more
+    close(alias)
+
+
+def test_a_read_on_a_node_that_left_its_cluster(server, alias):
+    signal = "SIGNAL SQLSTATE '08S01' SET MYSQL_ERRNO = 1047, MESSAGE_TEXT = 'WSREP is not ready'"
+    numbers = []
+
+    def meet(attempt):
+        numbers.append(value(alias, "SELECT CONNECTION_ID()"))
+        if attempt == 1:
+            run(alias, signal)
+
+    count, _ = look(alias, meet)
+    assert count() == 0
+    assert len(set(numbers)) == 2
+    close(alias)
+
+
+@pytest.mark.parametrize("begun", ["atomic", "autocommit"])
+def test_a_read_in_a_transaction_runs_once(server, alias, begun):
+    count, tried = look(alias, lambda attempt: server.kill(value(alias, "SELECT CONNECTION_ID()")))
+    if begun == "atomic":
+        with pytest.raises(OperationalError), transaction.atomic(using=alias):
+            count()
+    else:
+        transaction.set_autocommit(False, using=alias)
+        with pytest.raises(OperationalError):
+            count()
+    assert len(tried) == 1
+    close(alias)
+
+
+def test_a_read_that_would_fail_again_is_not_repeated(alias):
+    count, tried = look(alias, lambda attempt: run(alias, "SELECT nonsense"))
+    with pytest.raises(Error):
+        count()
+    assert len(tried) == 1
+
+
+def test_a_read_that_found_the_pool_full_is_not_asked_again(server):
+    alias = prepared(server, pool={"pool_size": 1, "timeout": 0.3})
+    value(alias, "SELECT 1")
+    assert connections[alias].connection is not None
+    count, tried = look(alias)
+    start = time.monotonic()
+    with pytest.raises(OperationalError, match="no connection"):
+        in_thread(count)
+    assert time.monotonic() - start < 1.5
+    assert len(tried) == 1
+    close(alias)
+
+
+def test_a_read_gives_up_at_its_deadline(server):
+    alias = server.alias(pool={"connect_retry": 0.2}, PORT="1")
+    count, tried = look(alias, within=1.5)
+    start = time.monotonic()
+    with pytest.raises(OperationalError):
+        count()
+    assert 1 < time.monotonic() - start < 3
+    assert len(tried) > 1
 
 
 def test_sqlite_locked(sqlite):
