@@ -138,9 +138,13 @@ def freeze(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def on_a_small_disk(cluster: Cluster) -> Iterator[None]:
+    # A real host's agent sees what is mounted after it began; in a container mounts are private.
+    see = ("systemctl", "restart", "mysql-cluster-agent.service")
     with small_disk(Disk(cluster)):
+        cluster.nodes[0].must(*see)
         wait_for(lambda: healthy(cluster.nodes), 300)
         yield
+    cluster.nodes[0].must(*see)
     wait_for(lambda: healthy(cluster.nodes), 300)
 
 
