@@ -20,12 +20,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+import disk  # noqa: E402
 import measured  # noqa: E402
 from hosts import DEPLOY, Answer, Hosts, Load  # noqa: E402
 
@@ -125,24 +126,9 @@ def read_only(pair: Pair) -> float:
     return began
 
 
-# Rows as long as there is room, then fewer at once: what the server's files hold in reserve is used up too.
-FILL = """
-cd /var/lib/mysql
-fallocate -l $(($(stat -fc '%a * %S' .))) filler
-for rows in 1000 100 10 1; do
-  while timeout 2 {client} journal -e "
-    INSERT INTO journal_entry (created, source, text, reference)
-    SELECT NOW(), 'filler', REPEAT('x', 1000), UUID() FROM information_schema.columns LIMIT $rows" 2>&1
-  do :; done
-done
-sleep {lasts}
-rm filler
-"""
-
-
 def fill_disk(pair: Pair) -> float:
     began = time.monotonic()
-    pair.db(FILL.format(client=pair.name, lasts=LASTS))
+    pair.db(disk.FILL.format(client=pair.name, lasts=LASTS))
     return began
 
 
@@ -164,35 +150,8 @@ def rotate_password(pair: Pair) -> float:
     return began
 
 
-@contextlib.contextmanager
-def small_disk(pair: Pair) -> Iterator[None]:
-    """The server's data on a file system of their own, with 64 MB to spare."""
-    move = """
-    set -e
-    systemctl stop {unit}
-    {how}
-    systemctl start {unit}
-    """
-    there = """
-    mkdir -p /root/small
-    size=$(du -sm /var/lib/mysql | cut -f1)
-    mount -t tmpfs -o size=$((size + 64))m tmpfs /root/small
-    cp -a /var/lib/mysql/. /root/small/ && chown --reference=/var/lib/mysql /root/small
-    chmod --reference=/var/lib/mysql /root/small
-    mount --move /root/small /var/lib/mysql
-    """
-    back = """
-    mkdir -p /root/small
-    mount --move /var/lib/mysql /root/small
-    find /var/lib/mysql -mindepth 1 -delete
-    cp -a /root/small/. /var/lib/mysql/
-    umount /root/small
-    """
-    pair.db(move.format(unit=pair.name, how=there))
-    try:
-        yield
-    finally:
-        pair.db(move.format(unit=pair.name, how=back))
+def on_a_small_disk(pair: Pair) -> contextlib.AbstractContextManager:
+    return disk.small(pair.db, pair.name)
 
 
 @dataclass
@@ -210,7 +169,7 @@ FAULTS = [
     Fault("restart", "the server is restarted", restart_server),
     Fault("kill", "the server is killed (`kill -9`)", kill_server),
     Fault("freeze", f"the server is frozen for {LASTS} s (`SIGSTOP`)", freeze_server),
-    Fault("disk", f"its disk is full for {LASTS} s", fill_disk, small_disk),
+    Fault("disk", f"its disk is full for {LASTS} s", fill_disk, on_a_small_disk),
     Fault("network", f"no packet passes between application and server for {LASTS} s", drop_packets),
     Fault("readonly", f"the server is set read-only for {LASTS} s", read_only),
     Fault("reboot", "the server's host is rebooted", reboot_host),

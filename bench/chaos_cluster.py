@@ -21,10 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "tests" / "cluster")]
+import disk  # noqa: E402
 import measured  # noqa: E402
-from chaos import FILL, LASTS, PODMAN, asked, small_disk  # noqa: E402
+from chaos import LASTS, PODMAN, asked  # noqa: E402
 from hosts import DEPLOY, Hosts, Load  # noqa: E402
-from nodes import GroupReplication, Host, groups, healthy, kill, wait_for, writer  # noqa: E402
+from nodes import GroupReplication, Host, groups, healthy, kill, on_small_disks, wait_for, writer  # noqa: E402
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
@@ -87,17 +88,6 @@ class Cluster:
             first.sql(f"SELECT group_replication_set_as_primary('{own}')")
 
 
-class Disk:
-    """What bench/chaos.py wants of a host whose disk is small."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.node = cluster, cluster.nodes[0]
-        self.name = self.node.engine.unit
-
-    def db(self, script: str) -> str:
-        return self.cluster.hosts.on(self.node.name, script)
-
-
 def kill_writer(cluster: Cluster) -> None:
     kill(cluster.nodes[:1])
 
@@ -127,8 +117,8 @@ def stop(cluster: Cluster) -> None:
 
 
 def fill_disk(cluster: Cluster) -> None:
-    disk = Disk(cluster)
-    disk.db(FILL.format(client=cluster.nodes[0].engine.client, lasts=LASTS))
+    node = cluster.nodes[0]
+    cluster.hosts.on(node.name, disk.FILL.format(client=node.engine.client, lasts=LASTS))
 
 
 def freeze(cluster: Cluster) -> None:
@@ -138,13 +128,9 @@ def freeze(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def on_a_small_disk(cluster: Cluster) -> Iterator[None]:
-    # A real host's agent sees what is mounted after it began; in a container mounts are private.
-    see = ("systemctl", "restart", "mysql-cluster-agent.service")
-    with small_disk(Disk(cluster)):
-        cluster.nodes[0].must(*see)
+    with on_small_disks(cluster.nodes[:1]):
         wait_for(lambda: healthy(cluster.nodes), 300)
         yield
-    cluster.nodes[0].must(*see)
     wait_for(lambda: healthy(cluster.nodes), 300)
 
 

@@ -5,6 +5,7 @@ The same for both engines: what differs between them is in their classes.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,9 @@ from typing import TypeVar
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
+import disk  # noqa: E402
+
 INVENTORY = os.environ.get("CLUSTER_INVENTORY", "")
 WRITERS = 8
 T = TypeVar("T")
@@ -247,6 +251,21 @@ def at_once(work: Callable[[Host], T], nodes: list[Host]) -> list[T]:
 def kill(nodes: list[Host]) -> None:
     """All at once."""
     at_once(lambda node: node.must("systemctl", "kill", "--signal=KILL", node.engine.unit), nodes)
+
+
+@contextlib.contextmanager
+def on_small_disks(nodes: list[Host]) -> Iterator[None]:
+    """The data of these nodes on file systems of their own."""
+    # A real host's agent sees what is mounted after it began; in a container mounts are private.
+    see = ("systemctl", "restart", "mysql-cluster-agent.service")
+    with contextlib.ExitStack() as disks:
+        for node in nodes:
+            disks.callback(node.must, *see)
+            disks.enter_context(
+                disk.small(lambda script, node=node: node.must("sh", text=script), node.engine.unit)
+            )
+            node.must(*see)
+        yield
 
 
 class Fewest:

@@ -11,7 +11,6 @@ import time
 
 import pytest
 from nodes import INVENTORY, ROOT, Fewest, Load, at_once, healthy, play, report, wait_for, writer
-from test_cluster import planned
 
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 import newer_packages
@@ -70,7 +69,7 @@ def test_one_node_after_the_other_under_load(cluster, offered):
     assert healthy(nodes)
     for node in nodes:
         assert load.lost(node) == set(), node.name
-    assert len(load.failed) <= planned(cluster), load.failed
+    assert not load.failed
     status, said = play("playbooks/upgrade.yml", INVENTORY, upgrade_without_backup=True)
     assert status == 0, said[-3000:]
     assert "changed=0" in said and not re.search("changed=[1-9]", said)
