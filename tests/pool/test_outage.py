@@ -235,6 +235,26 @@ def test_tls_that_is_cut_off_is_an_outage(server):
 
 
 @pytest.mark.parametrize(
+    "text",  # as seen of both client libraries
+    [
+        "TLS/SSL error: Broken pipe (32)",
+        "TLS/SSL error: Connection reset by peer (104)",
+        "TLS/SSL error: Resource temporarily unavailable (11)",  # the connect_timeout, within the handshake
+        "TLS/SSL error: unexpected eof while reading",
+        "SSL connection error: error:00000000:lib(0)::reason(0)",
+        "SSL connection error: error:00000005:lib(0)::reason(5)",
+    ],
+)
+def test_tls_that_ends_without_an_answer_is_an_outage(text):
+    import MySQLdb
+    from djorm_pool.drivers.mysql import driver
+
+    error = MySQLdb.OperationalError(2026, text)
+    assert driver.is_away(error)
+    assert driver.is_retryable(error)
+
+
+@pytest.mark.parametrize(
     "text", ["certificate verify failed", "Certificate verification failure: self-signed"]
 )
 def test_a_refused_certificate_is_no_outage(text):

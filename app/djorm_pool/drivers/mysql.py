@@ -38,10 +38,17 @@ def _not_ready(error: BaseException) -> bool:
 
 
 def _cut_off(error: BaseException) -> bool:
-    """TLS that ended before it began, as where a proxy is reloaded or changes servers; a certificate that is
-    refused has the same code, and stays so.
+    """TLS that was cut off or not answered, as where a proxy changes servers or a server is frozen; a certificate
+    that is refused has the same code, and stays so.
     """
-    words = ("unexpected eof", "reason(0)", "reset by peer")
+    words = (
+        "unexpected eof",
+        "lib(0)",
+        "reset by peer",
+        "broken pipe",
+        "temporarily unavailable",
+        "timed out",
+    )
     return _code(error) == 2026 and any(word in str(error).lower() for word in words)
 
 
