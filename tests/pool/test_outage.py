@@ -235,7 +235,7 @@ def test_tls_that_is_cut_off_is_an_outage(server):
 
 
 @pytest.mark.parametrize(
-    "text",  # as seen of both client libraries
+    "text",  # MariaDB's client library, then MySQL's
     [
         "TLS/SSL error: Broken pipe (32)",
         "TLS/SSL error: Connection reset by peer (104)",

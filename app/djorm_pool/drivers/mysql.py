@@ -38,8 +38,8 @@ def _not_ready(error: BaseException) -> bool:
 
 
 def _cut_off(error: BaseException) -> bool:
-    """TLS that was cut off or not answered, as where a proxy changes servers or a server is frozen; a certificate
-    that is refused has the same code, and stays so.
+    """TLS that was cut off or not answered, as where a proxy changes servers or a server is frozen. A
+    certificate that is refused has the same code, and stays so.
     """
     words = (
         "unexpected eof",
