@@ -29,7 +29,7 @@ from nodes import GroupReplication, Host, groups, healthy, kill, on_small_disks,
 
 PAGE = ROOT / "docs" / "cluster.md"
 KINDS = {"galera": "Galera, MariaDB 11.8", "group_replication": "Group Replication, MySQL 9.7"}
-CLIENTS = 200
+CLIENTS, COLUMNS = 200, 10
 FROZEN, APART = 20, 30  # seconds, of the faults that last
 ALONE = 45  # seconds in which nodes that lost each other may find each other without help
 CUT_OFF = """
@@ -220,7 +220,9 @@ def on(node: Host, statement: str) -> str:
 def kept(kind: str) -> dict[str, str]:
     """The lines of runs before this one, for faults that this one leaves out."""
     block = PAGE.read_text().partition(f"BEGIN measured chaos {kind} ")[2].partition("<!-- END")[0]
-    lines = [line for line in block.splitlines() if line.startswith("| ")]
+    lines = [
+        line for line in block.splitlines() if line.startswith("| ") and line.count(" | ") == COLUMNS - 1
+    ]
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
 
 

@@ -70,7 +70,8 @@ def retry_read(
     """A decorator: run the function, and again where the connection was lost; it begins no transaction.
 
     Only for a function that reads the alias `using` and changes nothing; a QuerySet must be evaluated in it.
-    No attempt begins later than `within` seconds after the call. In the caller's transaction it runs once.
+    No attempt begins later than `within` seconds after the call. Where the caller has begun a transaction or
+    changed the session it runs once.
     """
     from .retry import read
 

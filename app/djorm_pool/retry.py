@@ -18,6 +18,7 @@ from django.db.transaction import TransactionManagementError
 
 from .errors import PoolError
 from .graft import graft_backend
+from .lease import DIRTY, TX
 
 logger = logging.getLogger("djorm.pool")
 
@@ -49,12 +50,17 @@ def read(function: Callable[..., Any], using: str | None, within: float) -> Call
 
     @functools.wraps(function)
     def block(*args: Any, **kwargs: Any) -> Any:
-        connection = connections[alias]
-        begun = connection.in_atomic_block or (connection.connection and not connection.autocommit)
-        # What another transaction read before cannot be read again here.
-        return (function if begun else repeated)(*args, **kwargs)
+        return (repeated if _stands_alone(connections[alias]) else function)(*args, **kwargs)
 
     return block
+
+
+def _stands_alone(connection: Any) -> bool:
+    """Whether another connection would do: no transaction has begun, and nobody has changed the session."""
+    lease = getattr(connection, "_djorm_lease", None)
+    if connection.in_atomic_block or (lease is not None and lease.flags & (DIRTY | TX)):
+        return False
+    return connection.autocommit if connection.connection else connection.settings_dict["AUTOCOMMIT"]
 
 
 def _again(function: Callable[..., Any], alias: str, within: float) -> Callable[..., Any]:
@@ -75,7 +81,7 @@ def _again(function: Callable[..., Any], alias: str, within: float) -> Callable[
                     raise
                 if not _worth_it(connection, error):
                     raise
-                logger.info("%s runs again after %s", function.__qualname__, error)
+                logger.info("%r runs again after %s", function, error)
             time.sleep(nap)
             pause = min(pause * 2, PAUSE[1])
 

@@ -338,16 +338,20 @@ def test_a_read_on_a_node_that_left_its_cluster(server, alias):
     close(alias)
 
 
-@pytest.mark.parametrize("begun", ["atomic", "autocommit"])
-def test_a_read_in_a_transaction_runs_once(server, alias, begun):
+@pytest.mark.parametrize("begun", ["atomic", "autocommit", "START TRANSACTION", "SET @mine = 1", "setting"])
+def test_a_read_that_does_not_stand_alone_runs_once(server, begun):
+    """What came before on this connection is not there on another one."""
+    alias = prepared(server, **({"AUTOCOMMIT": False} if begun == "setting" else {}))
     count, tried = look(alias, lambda attempt: server.kill(value(alias, "SELECT CONNECTION_ID()")))
+    block = contextlib.nullcontext()
     if begun == "atomic":
-        with pytest.raises(OperationalError), transaction.atomic(using=alias):
-            count()
-    else:
+        block = transaction.atomic(using=alias)
+    elif begun == "autocommit":
         transaction.set_autocommit(False, using=alias)
-        with pytest.raises(OperationalError):
-            count()
+    elif begun != "setting":
+        run(alias, begun)
+    with pytest.raises(OperationalError), block:
+        count()
     assert len(tried) == 1
     close(alias)
 
