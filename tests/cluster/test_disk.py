@@ -10,7 +10,7 @@ from nodes import WRITERS, Load, at_once, healthy, on_small_disks, report, wait_
 
 LASTS = 20  # seconds
 WITHOUT = 15  # seconds without an acknowledged write: noticed, ended, another one takes over
-FILL = "fallocate -l $(($(stat -fc '%a * %S' /var/lib/mysql))) /var/lib/mysql/filler"
+FILL = "fallocate -l $(($(stat -fc '%a * %S' /var/lib/mysql) - 1048576)) /var/lib/mysql/filler"
 
 
 def running(node) -> str:
