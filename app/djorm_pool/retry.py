@@ -81,7 +81,7 @@ def _again(function: Callable[..., Any], alias: str, within: float) -> Callable[
                     raise
                 if not _worth_it(connection, error):
                     raise
-                logger.info("%r runs again after %s", function, error)
+                logger.info("%s runs again after %s", getattr(function, "__qualname__", function), error)
             time.sleep(nap)
             pause = min(pause * 2, PAUSE[1])
 
