@@ -61,5 +61,4 @@ def test_where_the_others_are_no_majority_with_room_it_stays(cluster):
             assert [running(node) for node in full] == before
         finally:
             at_once(lambda node: node.must("sh", "-c", disk.FREE), full)
-        wait_for(lambda: healthy(nodes))
-        assert [running(node) for node in full] == before
+        wait_for(lambda: healthy(nodes))  # the one that has room again first may let the other be ended
