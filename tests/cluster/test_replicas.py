@@ -19,6 +19,28 @@ STOPPED = (
     "SET SESSION lock_wait_timeout = 60; FLUSH TABLES WITH READ LOCK; SELECT 'stopped'; SELECT SLEEP(300);"
 )
 
+# Argument: a node. What a proxy that has just been reloaded says of it, until it has asked it.
+RELOADED = """
+import socket, subprocess, sys, time
+def ask(what):
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.connect("/run/haproxy/admin.sock")
+        admin.sendall(what.encode() + b"\\n")
+        return admin.makefile().read()
+def process():
+    return next(line for line in ask("show info").splitlines() if line.startswith("Pid:"))
+before, said = process(), {"check_status": "INI"}
+subprocess.run(["systemctl", "reload", "haproxy"], check=True)
+while process() == before:
+    time.sleep(0.01)
+while "INI" in said["check_status"] or not said["check_status"]:
+    names, *lines = ask("show stat").lstrip("# ").splitlines()
+    all = [dict(zip(names.split(","), line.split(","))) for line in lines if line]
+    said = next(one for one in all if (one["pxname"], one["svname"]) == ("replicas", sys.argv[1]))
+    print(said["status"])
+    time.sleep(0.01)
+"""
+
 
 class Reads(Clients):
     """Clients that look up, on the other nodes, rows that were acknowledged longer ago than the bound."""
@@ -139,6 +161,22 @@ def test_a_node_that_falls_behind_is_not_read(reads):
         assert with_sessions(nodes, "replicas") == fit
     wait_for(lambda: late in with_sessions(nodes, "replicas"))
     read.more()
+    assert not read.failed and not load.failed, (read.failed, load.failed)
+
+
+def test_a_node_that_is_behind_is_not_read_after_a_reload_of_the_proxy(reads):
+    nodes, load, read = reads
+    (proxy,) = nodes[0].proxies[:1]
+    version = proxy.must("haproxy", "-v").split()[2]
+    if [int(part) for part in version.split(".")[:2]] < [3, 1]:
+        pytest.skip(f"HAProxy {version} counts a node as up until it has asked it")
+    late, *fit = others(nodes)
+    with Stopped(late):
+        wait_for(lambda: with_sessions(nodes, "replicas") == fit)
+        said = proxy.must("python3", "-c", RELOADED, late.name).split("\n")
+        assert said[0] and not [word for word in said if word.startswith("UP")], said
+        read.more()
+    wait_for(lambda: late in with_sessions(nodes, "replicas"))
     assert not read.failed and not load.failed, (read.failed, load.failed)
 
 
