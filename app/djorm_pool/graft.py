@@ -26,7 +26,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from . import registry, release
-from .cursor import track, tracked
+from .cursor import TrackedCursor, tracked
 from .errors import PoolError, SessionStateLost
 from .lease import Lease
 
@@ -63,7 +63,7 @@ def graft(cls: type, driver: Any) -> None:
 def _cursors(cls: type, driver: Any) -> tuple[Any, Any]:
     """The class of the backend's cursors, where it is a thin wrapper, and the same with tracking."""
     stock = sys.modules[cls.__module__].CursorWrapper if driver.thin_cursors else None
-    return stock, stock and tracked(stock)
+    return stock, stock and tracked(stock, driver)
 
 
 def pool_options(self: Any) -> Any:
@@ -288,6 +288,7 @@ def _may_borrow_again(self: Any) -> bool:
         and not connection_created.receivers
         # a subclass may make them anew each time
         and type(self).get_connection_params is type(self)._djorm_params
+        and type(self).close is BaseDatabaseWrapper.close
     )
 
 
@@ -295,6 +296,7 @@ def _borrow_again(self: Any, again: _Again) -> None:
     """Django's connect() without what is known from the borrowing before: a third of its time."""
     lease = again.lease
     lease.renew()
+    lease.regular = True
     raw = _borrow(self, again.pool, lease)
     self.in_atomic_block = self.needs_rollback = self.closed_in_transaction = self.errors_occurred = False
     self.savepoint_ids, self.atomic_blocks, self.run_on_commit = [], [], []
@@ -315,6 +317,8 @@ def _connect(original: Any) -> Any:
     def connect(self: Any) -> None:
         again = self._djorm_again
         if again is None or self._djorm_lease is not None or not again.holds(self):
+            if again is not None and again.lease.parked:
+                again.pool.give_up(again.lease)
             again = self._djorm_again = None
             options = pool_options(self)
             if options is None:
@@ -325,7 +329,11 @@ def _connect(original: Any) -> Any:
         while True:
             try:
                 if again is not None:
-                    _borrow_again(self, again)
+                    lease = self._djorm_lease = again.lease
+                    if lease.parked and again.pool.resume(lease):
+                        self.connection = lease.raw  # and the rest of the wrapper is as it left it
+                    else:
+                        _borrow_again(self, again)
                     return
                 self._djorm_connecting = True
                 original(self)
@@ -334,6 +342,8 @@ def _connect(original: Any) -> Any:
                 lease, self._djorm_lease = self._djorm_lease, None
                 if lease is not None:
                     again = self._djorm_again = self.connection = None
+                    if lease.parked:
+                        lease.pool.give_up(lease)
                     lease.pool.release(lease, broken=True)
                     give_up = give_up or time.monotonic() + lease.pool.options.connect_retry
                     # the server went away between connecting and the first statement of the session's
@@ -394,8 +404,12 @@ def _init_connection_state(original: Any) -> Any:
 def _prepare_cursor(original: Any) -> Any:
     def _prepare_cursor(self: Any, cursor: Any) -> Any:
         lease = self._djorm_lease
-        if lease is not None and lease.raw is not None:
-            cursor = track(cursor, self, lease)
+        if lease is not None and lease.raw is not None and not self._djorm_quiet:
+            stock, kind = self._djorm_cursors
+            if type(cursor) is stock:
+                cursor = kind(cursor.cursor, self, lease)
+            else:
+                cursor = TrackedCursor(cursor, self, lease)
         return original(self, cursor)
 
     return _prepare_cursor
@@ -417,8 +431,10 @@ def _close(original: Any) -> Any:
 
 def _close_if_unusable_or_obsolete(original: Any) -> Any:
     def close_if_unusable_or_obsolete(self: Any) -> None:
-        if self._djorm_lease is not None:
-            if self.connection is not None:  # whether it is usable is the pool's business
+        lease = self._djorm_lease
+        if lease is not None:
+            # whether it is usable is the pool's business
+            if self.connection is not None and not (lease.regular and release.park(self, lease)):
                 release.end(self)
         elif self.connection is not None:
             original(self)

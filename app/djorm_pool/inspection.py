@@ -50,7 +50,7 @@ def _row(options: Any, pools: list[Any]) -> dict[str, Any]:
         "wait_seconds_total": sum(p.wait_seconds for p in pools),
     }
     for name in COUNTERS:
-        row[f"{name}_total"] = sum(p.counters[name] for p in pools)
+        row[f"{name}_total"] = sum(p.checkouts() if name == "checkouts" else p.counters[name] for p in pools)
     server = next((p.limits for p in pools if p.limits.get("max_connections")), {})
     row["server"] = {k: v for k, v in server.items() if k != "known"}
     row["options"] = options.as_dict()

@@ -17,11 +17,14 @@ PIN = 4  # the next statement may rely on it: no early release
 PREVIOUS = 8  # asks about the statement before it (LAST_INSERT_ID() and the like)
 WRITE = 16  # what it did can be asked about afterwards
 
+here = threading.local()  # .path: of the request that this thread serves, None where it serves none
+
 
 class Entry:
     """One physical connection. Times are monotonic seconds."""
 
     __slots__ = (
+        "autocommit",
         "born",
         "checked",
         "expires",
@@ -49,6 +52,7 @@ class Entry:
         self.ready = False  # session initialisation has been done
         self.suspect = False  # a sibling was found dead: ping before lending
         self.stamp: Any = None  # the driver's own
+        self.autocommit: Any = None  # a call that tells whether it is on, where the driver knows
         self.poll: Any = None
         if fd is not None and hasattr(select, "poll"):  # poll, not select: descriptors above 1023
             poller = select.poll()
@@ -85,13 +89,16 @@ class Lease:
         "granted",
         "owner",
         "params",
+        "parked",
         "path",
         "pool",
         "prefer",
         "raw",
         "reclaimed",
         "record",
+        "regular",
         "reported",
+        "resumed",
         "since",
         "stack",
         "thread",
@@ -106,6 +113,8 @@ class Lease:
         self.owner: OwnerRef | None = None
         self.pool: Any = None
         self.cursors: list[weakref.ref[Any]] = []
+        self.regular = False  # its owner has come back for another borrowing
+        self.resumed = 0  # borrowings by FairPool.resume() that the pool has not counted yet
         self.since = time.monotonic()
         self.renew()
 
@@ -124,6 +133,7 @@ class Lease:
         self.gate: Any = None
         self.granted = False
         self.reclaimed = False
+        self.parked = False  # ended, and the connection is still its own unless somebody has taken it
         self.reported = False
         self.stack: Any = None
         self.waited = 0.0

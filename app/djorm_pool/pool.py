@@ -27,7 +27,7 @@ from sqlalchemy.pool.base import _ConnDialect
 
 from .conf import Options
 from .errors import PoolFull, PoolTimeout
-from .lease import DIRTY, TX, Entry, Lease, OwnerRef, Watchdog
+from .lease import DIRTY, TX, Entry, Lease, OwnerRef, Watchdog, here
 
 logger = logging.getLogger("djorm.pool")
 
@@ -86,6 +86,8 @@ class FairPool(QueuePool):
         self._renews = bool(options.renew_file)
         self._stacks = options.leak_stack
         self._plain = options.reset != "always" and not options.echo
+        self.by_statement = options.release == "statement"
+        self._parks = self._plain and self._auto and not self._stacks
         self._generation = 0
         self._renewal: tuple[int, int] | None = None
         self._fresh_state()
@@ -106,6 +108,7 @@ class FairPool(QueuePool):
         self._lock = threading.Lock()
         self._leases: dict[Lease, None] = {}
         self._idle: deque[Any] = deque()
+        self._parked: dict[Lease, None] = {}  # of _leases, those that have ended: see resume()
         self._waiters: deque[Lease] = deque()
         self._orphans: deque[OwnerRef] = deque()
         self._open_entries: set[Entry] = set()
@@ -139,17 +142,9 @@ class FairPool(QueuePool):
                     lease.fairy = self.connect()
                 finally:
                     self._local.lease = None
-                lease.since = time.monotonic()
             else:
-                with self._lock:  # the way of most: nobody waits, and an idle connection is plainly fit
-                    took = self._idle and not self._waiters and self._take(lease)
-                now = lease.since = time.monotonic()
-                if not took:
-                    self._obtain(lease, now)
-                    lease.since = time.monotonic()
-                elif not self._plainly_fit(lease.record.entry, now):
-                    self._prove(lease, now + self.options.timeout)
-                    lease.since = time.monotonic()
+                self._obtain(lease, time.monotonic())
+            lease.since = time.monotonic()
             record = lease.record
             raw = record.dbapi_connection
             if raw is None or self._invalidate_time or record._soft_invalidate_time:  # SQLAlchemy ended it
@@ -239,8 +234,6 @@ class FairPool(QueuePool):
                 )
             self.reap()
         lease.waited = time.monotonic() - start
-        with self._lock:
-            self._waited(lease.waited)
 
     def _waited(self, seconds: float) -> None:
         self.wait_seconds += seconds
@@ -252,16 +245,23 @@ class FairPool(QueuePool):
         above.
         """
         idle = self._idle
-        if not idle and len(self._leases) >= self._limit:
-            return False
+        if not idle:
+            self._gather(1)
+            if not idle and len(self._leases) >= self._limit:
+                return False
         self._leases[lease] = None
         lease.granted = True
         if idle:
             self._lend(lease)
         self.counters["checkouts"] += 1
-        if len(self._leases) > self.peak:
-            self.peak = len(self._leases)
+        self._at_most()
         return True
+
+    def _at_most(self) -> None:
+        """With the lock held: remember how many were lent at once."""
+        lent = len(self._leases) - len(self._parked)
+        if lent > self.peak:
+            self.peak = lent
 
     def _lend(self, lease: Lease) -> None:
         """With the lock held, and an idle connection there."""
@@ -279,6 +279,7 @@ class FairPool(QueuePool):
         lease.gate = gate
         lease.granted = False
         (self._waiters.appendleft if first else self._waiters.append)(lease)
+        self._gather(1)  # who parked one just before saw nobody wait
 
     def _wait(self, lease: Lease, until: float) -> bool:
         return lease.gate.acquire(timeout=max(0.0, until - time.monotonic())) or lease.granted
@@ -304,8 +305,7 @@ class FairPool(QueuePool):
         lease.record = record
         if record is not None:
             record.lease = lease
-        if len(self._leases) > self.peak:
-            self.peak = len(self._leases)
+        self._at_most()
         lease.granted = True
         lease.gate.release()
         return True
@@ -323,8 +323,110 @@ class FairPool(QueuePool):
         """The place of this lease is free: the next in line may open a connection."""
         with self._lock:
             if lease in self._leases:
-                del self._leases[lease]
+                self._leave(lease)
                 self._grant()
+
+    def _leave(self, lease: Lease) -> None:
+        """With the lock held: this lease has ended."""
+        del self._leases[lease]
+        if lease.waited:
+            self._waited(lease.waited)
+        self.counters["checkouts"] += lease.resumed
+        lease.resumed = 0
+
+    # -- parking -----------------------------------------------------------------------------------
+    # A connection that came back plainly stays with its borrower's lease, who goes on with it at the next
+    # request for a fraction of a checkout. Until then it is as good as idle: it is taken before another is
+    # opened, and nobody waits while there is one. Who removes the lease from _parked has it: that is one
+    # step, so that parking and going on need no lock.
+
+    def resume(self, lease: Lease) -> bool:
+        """Whether the borrower goes on with the connection that it parked. If not, it is in the pool now."""
+        if self._renews:
+            self._renew()
+        if self._parked.pop(lease, self) is None:  # from here on nobody else looks at it
+            now, entry, record, heard = time.monotonic(), lease.entry, lease.record, self.dispatch
+            if not (
+                self._waiters
+                or self._orphans
+                or entry.suspect
+                or entry.generation != self._generation
+                or now >= entry.expires
+                or now - entry.used >= self._unpinged
+                or entry.poll(0)
+                or record.dbapi_connection is not lease.raw
+                or self._invalidate_time
+                or record._soft_invalidate_time
+                or heard.checkout
+                or heard.reset
+            ):
+                lease.path, lease.since, lease.flags = getattr(here, "path", None), now, 0
+                lease.reclaimed = lease.used = lease.reported = lease.parked = False
+                lease.resumed += 1
+                if len(self._leases) - len(self._parked) > self.peak:
+                    with self._lock:
+                        self._at_most()
+                return True
+            self._parked[lease] = None
+        self.give_up(lease)
+        return False
+
+    def give_up(self, lease: Lease) -> None:
+        """The borrower does not go on with what it parked, or was interrupted while it came or went."""
+        with self._lock:  # whoever has taken it has finished then
+            self._unpark(lease)
+            had = lease in self._leases
+        lease.parked = False
+        if had:
+            self._abort(lease)
+
+    def may_park(self, lease: Lease) -> bool:
+        """Whether nothing has to be done with the connection when its lease ends."""
+        entry = lease.entry
+        return not (
+            self._waiters
+            or not self._parks
+            or entry.autocommit is None
+            or not entry.autocommit()
+            or entry.poll is None
+            or lease.fairy
+            or lease.record.dbapi_connection is not lease.raw
+            or self.dispatch.checkin
+        )
+
+    def park(self, lease: Lease) -> None:
+        """The lease ends and keeps its connection, which may_park()."""
+        entry = lease.entry
+        entry.used = time.monotonic()
+        entry.lends += 1
+        lease.reclaimed = lease.parked = entry.plain = True
+        self._parked[lease] = None
+        if (
+            self._waiters
+            or entry.generation != self._generation
+            or len(self._idle) + len(self._parked) > self._keep
+        ) and self._parked.pop(lease, self) is None:  # it has to come back, unless somebody has it already
+            lease.reclaimed = lease.parked = False
+            self.release(lease)
+
+    def _unpark(self, lease: Lease) -> bool:
+        """With the lock held: make this connection an idle one. False: it is not parked."""
+        if self._parked.pop(lease, self) is self:
+            return False
+        record, lease.record, lease.raw = lease.record, None, None
+        self._leave(lease)
+        record.lease = None
+        if not self._grant(record):
+            self._idle.append(record)
+        return True
+
+    def _gather(self, most: float = float("inf")) -> None:
+        """With the lock held: make parked connections idle ones, the one that was parked first at first."""
+        if self._parked:
+            for lease in list(self._parked):
+                most -= self._unpark(lease)
+                if most <= 0:
+                    return
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -344,6 +446,8 @@ class FairPool(QueuePool):
             # keep the place, take what came back while the server was asked, else stand first in line for a
             # returned connection; ask the server again after a pause
             with self._lock:
+                if not self._idle:
+                    self._gather(1)
                 if self._idle:
                     self._lend(lease)
                 else:
@@ -402,7 +506,7 @@ class FairPool(QueuePool):
         if not self.limits:
             self.limits = self.driver.server_limits(raw) or {"known": False}
         entry = Entry(raw, self.driver.fileno(raw), generation, self._lifetime())
-        entry.stamp = self.driver.stamp(raw)
+        entry.stamp, entry.autocommit = self.driver.stamp(raw), self.driver.autocommit(raw)
         connection_record.entry = self._local.entry = entry
         self._open_entries.add(entry)
         self._count("created")
@@ -475,6 +579,7 @@ class FairPool(QueuePool):
         use.
         """
         with self._lock:
+            self._gather()
             dead = [r for r in self._idle if not self._quiet(r.entry)]
             for record in dead:
                 self._idle.remove(record)
@@ -494,8 +599,7 @@ class FairPool(QueuePool):
         """Take the connection back: roll back and reset where needed, discard it where that fails.
 
         `proof`: an error occurred, so a rollback has to show that the connection lives. Never raises for a
-        broken
-        connection; calling it twice does nothing.
+        broken connection; calling it twice does nothing.
         """
         if lease.record is None or lease.reclaimed:
             return
@@ -510,7 +614,7 @@ class FairPool(QueuePool):
             )
             and record.dbapi_connection is lease.raw
             and not self.driver.in_transaction(lease.raw)
-        ):  # nothing to clean and nobody to tell: the way of almost every request
+        ):  # nothing to clean and nobody to tell
             entry = record.entry
             entry.used = time.monotonic()
             entry.lends += 1
@@ -579,9 +683,9 @@ class FairPool(QueuePool):
             if lease not in self._leases:
                 return  # its place was given up before
             usable = record.dbapi_connection is not None and record.entry.generation == self._generation
-            keep = usable and (self._waiters or len(self._idle) < self._keep)
+            keep = usable and (self._waiters or len(self._idle) + len(self._parked) < self._keep)
             if keep:
-                del self._leases[lease]
+                self._leave(lease)
                 record.lease = None
                 if not self._grant(record):
                     self._idle.append(record)
@@ -617,7 +721,7 @@ class FairPool(QueuePool):
         with self._lock:
             dead = [
                 x
-                for x in self._leases
+                for x in self.lent()
                 if x.owner is not None and x.raw is not None and not x.thread.is_alive()
             ]
         for lease in dead:
@@ -627,7 +731,7 @@ class FairPool(QueuePool):
 
     def _reclaim(self, lease: Lease) -> None:
         with self._lock:
-            if lease.reclaimed or lease not in self._leases or lease.raw is None:
+            if self._unpark(lease) or lease.reclaimed or lease not in self._leases or lease.raw is None:
                 return
             lease.reclaimed = True
             self.counters["reclaimed"] += 1
@@ -677,6 +781,7 @@ class FairPool(QueuePool):
         """Take idle connections out of circulation; each keeps its place by a lease of upkeep's own."""
         taken = []
         with self._lock:
+            self._gather()
             for record in list(self._idle):
                 if wanted(record.entry, len(self._idle)):
                     self._idle.remove(record)
@@ -702,7 +807,7 @@ class FairPool(QueuePool):
             lease = Lease(alias="upkeep")
             with self._lock:
                 total = len(self._leases) + len(self._idle)
-                if self._waiters or len(self._idle) >= self.options.min_idle or total >= self._limit:
+                if self._waiters or self.checkedin() >= self.options.min_idle or total >= self._limit:
                     return
                 self._leases[lease] = None
             try:
@@ -720,7 +825,7 @@ class FairPool(QueuePool):
         """
         frames = sys._current_frames()
         with self._lock:
-            held = [x for x in self._leases if x.owner is not None and not x.reported]
+            held = [x for x in self.lent() if x.owner is not None and not x.reported]
         for lease in held:
             if now - lease.since < self.options.leak_after:
                 continue
@@ -741,6 +846,7 @@ class FairPool(QueuePool):
         """
         with self._lock:
             self._generation += 1
+            self._gather()
             idle = list(self._idle)
             self._idle.clear()
         for record in idle:
@@ -791,11 +897,20 @@ class FairPool(QueuePool):
 
     def checkedin(self) -> int:
         """Idle connections."""
-        return len(self._idle)
+        return len(self._idle) + len(self._parked)
 
     def checkedout(self) -> int:
         """Connections lent, or being opened for a borrower."""
-        return len(self._leases)
+        return len(self._leases) - len(self._parked)
+
+    def lent(self) -> list[Lease]:
+        """What is lent, or being opened for a borrower."""
+        return [x for x in list(self._leases) if x not in self._parked]
+
+    def checkouts(self) -> int:
+        """How often a connection was lent since the process began."""
+        with self._lock:
+            return self.counters["checkouts"] + sum(lease.resumed for lease in self._leases)
 
     def overflow(self) -> int:
         """Connections beyond pool_size; negative while the pool is not full, as SQLAlchemy counts it."""
@@ -813,7 +928,7 @@ class FairPool(QueuePool):
         """Who holds what since when: the part of the message that helps."""
         now = time.monotonic()
         with self._lock:
-            held = list(self._leases)
+            held = self.lent()
             waiting = len(self._waiters)
         listed = "; ".join(x.describe(now) for x in sorted(held, key=lambda x: x.since)[:most])
         more = f"; and {len(held) - most} more" if len(held) > most else ""

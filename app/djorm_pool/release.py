@@ -20,32 +20,31 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .errors import SessionStateLost
-from .lease import DIRTY, PIN, TX, WRITE, Lease
+from .lease import DIRTY, PIN, TX, WRITE, Lease, here
 
-_here = threading.local()
 _stock_close = BaseDatabaseWrapper.close
 
 
 def request_started(environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
     """Receiver: this thread serves a request now."""
-    _here.path = (environ or {}).get("PATH_INFO") or (scope or {}).get("path") or ""
+    here.path = (environ or {}).get("PATH_INFO") or (scope or {}).get("path") or ""
 
 
 def request_finished(**kwargs: Any) -> None:
     """Receiver: and no more."""
-    _here.path = None
+    here.path = None
 
 
 def current_path() -> str | None:
     """The path of the request that this thread serves; None where it serves none."""
-    return getattr(_here, "path", None)
+    return getattr(here, "path", None)
 
 
-def early(self: Any, options: Any) -> bool:
-    """Whether this wrapper, on this thread, gives back as soon as nothing depends on the connection."""
+def early(options: Any) -> bool:
+    """Whether a wrapper on this thread gives back as soon as nothing depends on the connection."""
     if options.release == "statement":
         return True
-    if getattr(_here, "path", None) is not None:
+    if getattr(here, "path", None) is not None:
         return False
     return threading.current_thread() is not threading.main_thread()
 
@@ -57,6 +56,35 @@ def end(self: Any) -> None:
     else:
         self.run_on_commit = []
         self._close()
+
+
+def park(self: Any, lease: Lease) -> bool:
+    """end(), where there is nothing to clean and nobody to tell, as after almost every request, and where
+    this wrapper borrows again and again: the connection stays with its lease. False: nothing has happened.
+    """
+    raw, pool = lease.raw, lease.pool
+    if (
+        self.in_atomic_block
+        or self.errors_occurred
+        or not self.autocommit
+        or self._thread_sharing_count
+        or self._thread_ident != get_ident()
+        or self.connection is not raw
+        or lease.flags & (DIRTY | TX)
+        or lease.cursors
+        or lease.broken
+        or not pool.may_park(lease)
+    ):
+        return False
+    self.connection = self._djorm_lease = self._djorm_last = None
+    if self.run_on_commit:
+        self.run_on_commit = []
+    try:
+        pool.park(lease)
+    except BaseException:
+        pool.give_up(lease)  # where it was interrupted half-way
+        raise
+    return True
 
 
 def _give_back(self: Any, lease: Lease) -> None:
@@ -71,14 +99,15 @@ def _give_back(self: Any, lease: Lease) -> None:
             return
     record = lease.record
     on_commit = self.run_on_commit
-    end(self)
+    if not (lease.regular and park(self, lease)):
+        end(self)
     self.run_on_commit = on_commit
     self._djorm_last = (record, record.entry.lends) if record.dbapi_connection is not None else (None, 0)
 
 
 def cursor_closed(self: Any, lease: Lease, cursor: Any) -> None:
     """A cursor of this wrapper was closed: does the lease end here?"""
-    if self.in_atomic_block or not early(self, lease.pool.options):
+    if self.in_atomic_block or not early(lease.pool.options):
         return
     if self._djorm_lease is not lease or self._djorm_connecting or not self.autocommit:
         return
@@ -126,12 +155,7 @@ def graft_set_autocommit(original: Any) -> Any:
     def set_autocommit(self: Any, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         original(self, autocommit, *args, **kwargs)
         lease = self._djorm_lease
-        if (
-            autocommit
-            and lease is not None
-            and not self._djorm_connecting
-            and early(self, lease.pool.options)
-        ):
+        if autocommit and lease is not None and not self._djorm_connecting and early(lease.pool.options):
             lease.flags &= ~WRITE
             _give_back(self, lease)
 
@@ -144,7 +168,7 @@ def graft_get_autocommit(original: Any, pool_options: Any) -> Any:
     def get_autocommit(self: Any) -> bool:
         if self.connection is None and not self.in_atomic_block:
             options = pool_options(self)
-            if options is not None and early(self, options):
+            if options is not None and early(options):
                 return self.settings_dict["AUTOCOMMIT"]
         return original(self)
 

@@ -25,14 +25,14 @@ class PoolAssertions:
         """What is borrowed in the block is given back by its end; this thread's own connection is closed
         there.
         """
-        before = {lease for pool in registry.pools(using) for lease in list(pool._leases)}
+        before = {lease for pool in registry.pools(using) for lease in pool.lent()}
         yield
         for connection in connections.all(initialized_only=True):
             if not connection.in_atomic_block and (using is None or connection.alias == using):
                 connection.close()
         end = time.monotonic() + 1  # a thread may be on its way out
         while True:
-            held = [x for pool in registry.pools(using) for x in list(pool._leases) if x not in before]
+            held = [x for pool in registry.pools(using) for x in pool.lent() if x not in before]
             if not held or time.monotonic() > end:
                 break
             time.sleep(0.01)

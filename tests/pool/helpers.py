@@ -224,9 +224,10 @@ def value(alias, sql, params=None):
 
 
 def close(alias):
+    """As at a request's end."""
     from django.db import connections
 
-    connections[alias].close()
+    connections[alias].close_if_unusable_or_obsolete()
 
 
 def pool(alias):

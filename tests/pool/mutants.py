@@ -35,8 +35,8 @@ MUTANTS = {
     "T5b": ("test_t5_child_never and use", [("registry.py", "after_in_child=_after_fork_in_child", "after_in_child=len")]),
     "T6": ("test_t6_fork_with", [("pool.py", "        self._local = threading.local()\n        self._fresh_state()\n", "        self._leases.clear()\n")]),
     "T7": ("test_t7_session", [("pool.py", '(flags & DIRTY and reset == "auto")', "False")]),
-    "T7b": ("cursors_of_its_own", [("cursor.py", "    return TrackedCursor(cursor, wrapper, lease)", "    return cursor")]),
-    "T7c": ("test_t7_session", [("cursor.py", "return kind(cursor.cursor, wrapper, lease)", "return cursor")]),
+    "T7b": ("cursors_of_its_own", [("graft.py", "cursor = TrackedCursor(cursor, self, lease)", "pass")]),
+    "T7c": ("test_t7_session", [("graft.py", "cursor = kind(cursor.cursor, self, lease)", "pass")]),
     "T8": ("test_t8_", [("drivers/mysql.py", "self._run(raw, command)", "pass")]),
     "T8b": ("test_t8_", [("drivers/mysql.py", "raw.set_sql_mode(sql_mode)", "pass")]),
     "T9": ("test_t9_reset", [("pool.py", "            self._evict_dead()\n            return False\n        return True", "            return True\n        return True")]),
@@ -53,7 +53,7 @@ MUTANTS = {
     "T18": ("test_t18_conn", [("graft.py", "                release.end(self)\n", "                original(self)\n"), ("graft.py", "self.close_at = time.monotonic()\n", "pass\n")]),
     "T19": ("test_t19_", [("drivers/mysql.py", 'raw.query("SELECT 1")\n', 'raw.query("START TRANSACTION WITH CONSISTENT SNAPSHOT")\n        raw.store_result()\n        raw.query("SELECT 1")\n'), ("drivers/mysql.py", "        if self.in_transaction(raw):\n            raw.rollback()\n", "")]),
     "T20": ("test_t20_", [("pool.py", "            idle = list(self._idle)\n            self._idle.clear()", "            idle = list(self._idle)\n            idle += [x.record for x in self._leases if x.record]\n            self._idle.clear()")]),
-    "T21": ("test_t21_receivers", [("cursor.py", "self.wrapper._djorm_quiet", "self.wrapper._djorm_connecting")]),
+    "T21": ("test_t21_receivers", [("graft.py", "and not self._djorm_quiet", "and not self._djorm_connecting")]),
     "T22": ("test_t22_two", [("registry.py", "freeze(driver.key_extras(wrapper)),", "")]),
     "T23": ("test_t23_what", [("release.py", "if lease.flags & (DIRTY | PIN | TX):", "if False:")]),
     "T23b": ("test_t23_asking", [("release.py", "    if lease.used or last is None:", "    if True:")]),
@@ -76,8 +76,21 @@ MUTANTS = {
     "R4": ("full_pool_is_not", [("retry.py", "isinstance(cause.__context__, PoolError)", "False")]),
     "R5": ("in_a_testcase", [("retry.py", "if connection.in_atomic_block or time", "if time")]),
     "R6": ("without_autocommit", [("retry.py", "not connection.in_atomic_block and not connection.get_autocommit()", "False")]),
+    "P1": ("the_server_closed", [("pool.py", "                or entry.poll(0)\n", "")]),
+    "P1b": ("idle_for_long", [("pool.py", "                or now - entry.used >= self._unpinged\n", "")]),
+    "P2": ("another_thread_takes_it", [("pool.py", "        if not idle:\n            self._gather(1)\n", "        if not idle:\n")]),
+    "P3": ("whatever_threads", [("pool.py", "        self._gather(1)  # who parked", "        # who parked")]),
+    "P4": ("close_pool_closes_it", [("pool.py", "            self._generation += 1\n            self._gather()\n", "            self._generation += 1\n")]),
+    "P5": ("whatever_threads", [("pool.py", "            self._waiters\n            or entry.generation", "            entry.generation")]),
+    "P6": ("whatever_threads", [("pool.py", "if self._parked.pop(lease, self) is None:  # from", "if lease in self._parked and (self._parked.pop(lease, None) or True):  # from")]),
+    "P7": ("listeners_of_sqlalchemy", [("pool.py", "                or heard.checkout\n", "")]),
+    "P8": ("interruption", [("release.py", "        pool.give_up(lease)  # where", "        pass  # where")]),
+    "P9": ("thread_that_ends", [("pool.py", "if self._unpark(lease) or lease.reclaimed", "if lease.reclaimed")]),
+    "P10": ("changed_settings_leave", [("graft.py", "                again.pool.give_up(again.lease)\n", "                pass\n")]),
+    "P11": ("idle_by_every_count", [("pool.py", "        return len(self._leases) - len(self._parked)\n", "        return len(self._leases)\n")]),
+    "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        if self._parked", "        if self._parked")]),
 }  # fmt: skip
-ONLY = {"T3": "", "T29": " and mysql", "T25": "", "T34": " and mariadb"}
+ONLY = {"T3": "", "P3": "", "P5": "", "P6": "", "T29": " and mysql", "T25": "", "T34": " and mariadb"}
 
 
 def run(trap):
