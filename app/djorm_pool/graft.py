@@ -317,8 +317,6 @@ def _connect(original: Any) -> Any:
     def connect(self: Any) -> None:
         again = self._djorm_again
         if again is None or self._djorm_lease is not None or not again.holds(self):
-            if again is not None and again.lease.parked:
-                again.pool.give_up(again.lease)
             again = self._djorm_again = None
             options = pool_options(self)
             if options is None:

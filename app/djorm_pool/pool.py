@@ -731,7 +731,7 @@ class FairPool(QueuePool):
 
     def _reclaim(self, lease: Lease) -> None:
         with self._lock:
-            if self._unpark(lease) or lease.reclaimed or lease not in self._leases or lease.raw is None:
+            if lease.reclaimed or lease not in self._leases or lease.raw is None:
                 return
             lease.reclaimed = True
             self.counters["reclaimed"] += 1

@@ -79,18 +79,27 @@ MUTANTS = {
     "P1": ("the_server_closed", [("pool.py", "                or entry.poll(0)\n", "")]),
     "P1b": ("idle_for_long", [("pool.py", "                or now - entry.used >= self._unpinged\n", "")]),
     "P2": ("another_thread_takes_it", [("pool.py", "        if not idle:\n            self._gather(1)\n", "        if not idle:\n")]),
-    "P3": ("whatever_threads", [("pool.py", "        self._gather(1)  # who parked", "        # who parked")]),
+    "P3": ("who_waits", [("pool.py", "        self._gather(1)  # who parked", "        # who parked")]),
     "P4": ("close_pool_closes_it", [("pool.py", "            self._generation += 1\n            self._gather()\n", "            self._generation += 1\n")]),
-    "P5": ("whatever_threads", [("pool.py", "            self._waiters\n            or entry.generation", "            entry.generation")]),
-    "P6": ("whatever_threads", [("pool.py", "if self._parked.pop(lease, self) is None:  # from", "if lease in self._parked and (self._parked.pop(lease, None) or True):  # from")]),
+    "P5": ("who_waits", [("pool.py", "            self._waiters\n            or entry.generation", "            entry.generation")]),
+    "P6": ("whatever_threads", [("pool.py", "if self._parked.pop(lease, self) is None:  # from", "if self._parked.get(lease, self) is None:  # from")]),
     "P7": ("listeners_of_sqlalchemy", [("pool.py", "                or heard.checkout\n", "")]),
     "P8": ("interruption", [("release.py", "        pool.give_up(lease)  # where", "        pass  # where")]),
-    "P9": ("thread_that_ends", [("pool.py", "if self._unpark(lease) or lease.reclaimed", "if lease.reclaimed")]),
-    "P10": ("changed_settings_leave", [("graft.py", "                again.pool.give_up(again.lease)\n", "                pass\n")]),
+    "P9": ("interruption", [("graft.py", "                        lease.pool.give_up(lease)\n", "                        pass\n")]),
+    "P10": ("idle_for_long", [("pool.py", "        with self._lock:  # whoever has taken it has finished then\n            self._unpark(lease)", "        with self._lock:\n            pass")]),
     "P11": ("idle_by_every_count", [("pool.py", "        return len(self._leases) - len(self._parked)\n", "        return len(self._leases)\n")]),
     "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        if self._parked", "        if self._parked")]),
 }  # fmt: skip
-ONLY = {"T3": "", "P3": "", "P5": "", "P6": "", "T29": " and mysql", "T25": "", "T34": " and mariadb"}
+ONLY = {
+    "T3": "",
+    "P3": "",
+    "P5": "",
+    "P6": "",
+    "P10": "",
+    "T29": " and mysql",
+    "T25": "",
+    "T34": " and mariadb",
+}
 
 
 def run(trap):

@@ -10,6 +10,10 @@ from unittest import mock
 
 import pytest
 from django.db import OperationalError, connections
+from djorm_pool.conf import Options
+from djorm_pool.drivers.base import Driver
+from djorm_pool.lease import Lease
+from djorm_pool.pool import FairPool
 from helpers import as_request, close, in_thread, pool, run, value, wait_for
 from sqlalchemy import event
 
@@ -189,8 +193,11 @@ def test_changed_settings_leave_it_to_others(server):
     connections[alias].settings_dict["NAME"] = other
     assert as_request(lambda: value(alias, "SELECT DATABASE()")) == other
     close(alias)
-    assert (fair.checkedout(), fair.checkedin(), len(fair._parked)) == (0, 1, 0)
+    assert (fair.checkedout(), fair.checkedin()) == (0, 1)
     assert first in server.connected()
+    lease = Lease()
+    assert fair.acquire(lease).thread_id() == first
+    fair.release(lease)
 
 
 def test_a_thread_that_ends_leaves_it_to_others(server, caplog):
@@ -240,33 +247,62 @@ def test_an_interruption_loses_no_place(server, where):
     wait_for(lambda: len(server.connected()) == 1)
 
 
+class Pipe:
+    """A connection that always is quiet."""
+
+    def __init__(self):
+        self.ends = os.pipe()
+
+    def close(self):
+        for end in self.ends:
+            os.close(end)
+
+
+class Pipes(Driver):
+    def fileno(self, raw):
+        return raw.ends[0]
+
+    def autocommit(self, raw):
+        return lambda: True
+
+    def in_transaction(self, raw):
+        return False
+
+
+def pipes(size, timeout):
+    fair = FairPool(Pipes(), Options(pool_size=size, max_overflow=0, timeout=timeout), "pipes")
+    fair.recipe = Pipe
+    return fair
+
+
+@pytest.mark.parametrize("when", ["after the other began to wait", "while it is about to"])
+def test_who_waits_gets_what_is_parked_at_that_moment(when):
+    """Who parks looks for waiters after it, and who waits looks for what is parked: one of them sees it."""
+    fair, one, other = pipes(1, 2), Lease(), Lease()
+    raw = fair.acquire(one)
+    take = fair._take
+
+    def took(lease):
+        found = take(lease)
+        if not found and when == "while it is about to":
+            fair.park(one)
+        return found
+
+    with mock.patch.object(fair, "_take", took):
+        waits = threading.Thread(target=fair.acquire, args=(other,))
+        waits.start()
+        if when != "while it is about to":
+            wait_for(fair.waiting)
+            fair.park(one)
+        waits.join(1.5)
+    assert other.raw is raw and fair.checkedout() == 1 and not fair.resume(one)
+    fair.release(other)
+    fair.close_idle()
+
+
 def test_whatever_threads_do_at_once_nobody_shares_one_or_waits_for_nothing():
     """Parking and going on take no lock: 12 threads on 3 connections, switched every few microseconds."""
-    from djorm_pool.conf import Options
-    from djorm_pool.drivers.base import Driver
-    from djorm_pool.lease import Lease
-    from djorm_pool.pool import FairPool
-
-    class Fake:
-        def __init__(self):
-            self.ends = os.pipe()
-
-        def close(self):
-            for end in self.ends:
-                os.close(end)
-
-    class Quiet(Driver):
-        def fileno(self, raw):
-            return raw.ends[0]
-
-        def autocommit(self, raw):
-            return lambda: True
-
-        def in_transaction(self, raw):
-            return False
-
-    fair = FairPool(Quiet(), Options(pool_size=3, max_overflow=0, timeout=20), "fake")
-    fair.recipe = Fake
+    fair = pipes(3, 20)
     users, wrong, turns = {}, [], 1500
     resumed = [0] * 12
 
