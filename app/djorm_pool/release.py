@@ -98,11 +98,12 @@ def _give_back(self: Any, lease: Lease) -> None:
         if lease.cursors:
             return
     record = lease.record
+    last = record, record.entry.lends + 1  # what it is unless somebody has had it by then
     on_commit = self.run_on_commit
     if not (lease.regular and park(self, lease)):
         end(self)
     self.run_on_commit = on_commit
-    self._djorm_last = (record, record.entry.lends) if record.dbapi_connection is not None else (None, 0)
+    self._djorm_last = last if record.dbapi_connection is not None else (None, 0)
 
 
 def cursor_closed(self: Any, lease: Lease, cursor: Any) -> None:

@@ -1,6 +1,7 @@
 """T23 and T24: release between statements, and the pins that make it safe."""
 
 import threading
+from unittest import mock
 
 import pytest
 from django.db import OperationalError, connections, transaction
@@ -142,6 +143,23 @@ def test_t23_asking_after_others_had_the_connection_is_refused(alias):
         run(alias, "SELECT FOUND_ROWS()")
     close(alias)
     assert value(alias, "SELECT FOUND_ROWS()") is not None, "a new request may ask what it likes"
+
+
+def test_t23_others_may_have_had_it_before_the_giver_looks_back(alias):
+    for _ in range(2):
+        run(alias, "SELECT id FROM t23 LIMIT 2")
+    fair = pool(alias)
+    park = fair.park
+
+    def taken_at_once(lease):
+        park(lease)
+        with mock.patch.object(fair, "park", park):
+            in_thread(value, alias, "SELECT id FROM t23 LIMIT 1")
+
+    with mock.patch.object(fair, "park", taken_at_once):
+        run(alias, "SELECT id FROM t23 LIMIT 2")
+    with pytest.raises(OperationalError, match="asks about the one before it"):
+        run(alias, "SELECT FOUND_ROWS()")
 
 
 def test_t23_open_transaction_and_manual_mode_hold(alias):
