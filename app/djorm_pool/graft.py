@@ -53,7 +53,7 @@ def graft(cls: type, driver: Any) -> None:
     for name, prop in _PROPERTIES.items():
         prop.__set_name__(cls, name)
         setattr(cls, name, prop)
-    cls._djorm_params = cls.get_connection_params
+    cls._djorm_params, cls._djorm_close = cls.get_connection_params, cls._close
     cls._djorm_cursors = _cursors(cls, driver)
     if "mysql_server_data" in cls.__dict__:
         _share_server_data(cls)
@@ -288,7 +288,6 @@ def _may_borrow_again(self: Any) -> bool:
         and not connection_created.receivers
         # a subclass may make them anew each time
         and type(self).get_connection_params is type(self)._djorm_params
-        and type(self).close is BaseDatabaseWrapper.close
     )
 
 
@@ -317,6 +316,8 @@ def _connect(original: Any) -> Any:
     def connect(self: Any) -> None:
         again = self._djorm_again
         if again is None or self._djorm_lease is not None or not again.holds(self):
+            if again is not None and again.lease.parked:
+                again.pool.give_up(again.lease)
             again = self._djorm_again = None
             options = pool_options(self)
             if options is None:

@@ -234,6 +234,8 @@ class FairPool(QueuePool):
                 )
             self.reap()
         lease.waited = time.monotonic() - start
+        with self._lock:
+            self._waited(lease.waited)
 
     def _waited(self, seconds: float) -> None:
         self.wait_seconds += seconds
@@ -329,8 +331,6 @@ class FairPool(QueuePool):
     def _leave(self, lease: Lease) -> None:
         """With the lock held: this lease has ended."""
         del self._leases[lease]
-        if lease.waited:
-            self._waited(lease.waited)
         self.counters["checkouts"] += lease.resumed
         lease.resumed = 0
 
@@ -344,6 +344,7 @@ class FairPool(QueuePool):
         """Whether the borrower goes on with the connection that it parked. If not, it is in the pool now."""
         if self._renews:
             self._renew()
+        lease.thread = threading.current_thread()  # first: see reap()
         if self._parked.pop(lease, self) is None:  # from here on nobody else looks at it
             now, entry, record, heard = time.monotonic(), lease.entry, lease.record, self.dispatch
             if not (
@@ -353,8 +354,8 @@ class FairPool(QueuePool):
                 or entry.generation != self._generation
                 or now >= entry.expires
                 or now - entry.used >= self._unpinged
-                or entry.poll(0)
                 or record.dbapi_connection is not lease.raw
+                or entry.poll(0)
                 or self._invalidate_time
                 or record._soft_invalidate_time
                 or heard.checkout
@@ -407,6 +408,7 @@ class FairPool(QueuePool):
             or len(self._idle) + len(self._parked) > self._keep
         ) and self._parked.pop(lease, self) is None:  # it has to come back, unless somebody has it already
             lease.reclaimed = lease.parked = False
+            entry.lends -= 1
             self.release(lease)
 
     def _unpark(self, lease: Lease) -> bool:
@@ -724,6 +726,16 @@ class FairPool(QueuePool):
                 for x in self.lent()
                 if x.owner is not None and x.raw is not None and not x.thread.is_alive()
             ]
+            # somebody was interrupted just as he took it, and who parked it will not come for it
+            lost = [
+                x
+                for x in self._leases
+                if x.parked
+                and x not in self._parked
+                and (not x.thread.is_alive() or (x.owner is not None and x.owner() is None))
+            ]
+        for lease in lost:
+            self._abort(lease)
         for lease in dead:
             owner = lease.owner and lease.owner()
             if owner is None or not owner.allow_thread_sharing:

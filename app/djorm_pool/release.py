@@ -73,6 +73,8 @@ def park(self: Any, lease: Lease) -> bool:
         or lease.flags & (DIRTY | TX)
         or lease.cursors
         or lease.broken
+        or type(self).close is not _stock_close
+        or type(self)._close is not type(self)._djorm_close
         or not pool.may_park(lease)
     ):
         return False

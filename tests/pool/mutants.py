@@ -87,6 +87,9 @@ MUTANTS = {
     "P8": ("interruption", [("release.py", "        pool.give_up(lease)  # where", "        pass  # where")]),
     "P9": ("interruption", [("graft.py", "                        lease.pool.give_up(lease)\n", "                        pass\n")]),
     "P10": ("idle_for_long", [("pool.py", "        with self._lock:  # whoever has taken it has finished then\n            self._unpark(lease)", "        with self._lock:\n            pass")]),
+    "P13": ("taker_was_interrupted", [("pool.py", "        for lease in lost:\n            self._abort(lease)\n", "")]),
+    "P14": ("whatever_thread_parked", [("pool.py", "        lease.thread = threading.current_thread()  # first: see reap()\n", "")]),
+    "P15": ("replaces_what_closes", [("release.py", "        or type(self).close is not _stock_close\n        or type(self)._close", "        or type(self)._close")]),
     "P11": ("idle_by_every_count", [("pool.py", "        return len(self._leases) - len(self._parked)\n", "        return len(self._leases)\n")]),
     "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        if self._parked", "        if self._parked")]),
 }  # fmt: skip

@@ -275,6 +275,60 @@ def pipes(size, timeout):
     return fair
 
 
+def test_one_whose_taker_was_interrupted_is_found_when_its_owner_has_gone():
+    fair, other = pipes(1, 2), Lease()
+
+    def leaves_one():
+        lease = Lease()
+        fair.acquire(lease)
+        fair.park(lease)
+
+    in_thread(leaves_one)
+    with mock.patch.object(fair, "_leave", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        fair.acquire(other)
+    assert not fair._parked and fair.checkedout() == 1
+    other.renew()
+    assert fair.acquire(other) and fair.checkedout() == 1 and len(fair._leases) == 1
+    fair.release(other)
+    fair.close_idle()
+
+
+def test_who_goes_on_with_it_is_its_holder_whatever_thread_parked_it():
+    fair, lease = pipes(1, 2), Lease()
+    in_thread(lambda: (fair.acquire(lease), fair.park(lease)))
+    assert fair.resume(lease) and lease.thread is threading.current_thread()
+    fair.reap()
+    assert fair.lent() == [lease]
+    fair.release(lease)
+    fair.close_idle()
+
+
+def test_waits_are_counted_at_once(server):
+    alias = server.alias(pool={"pool_size": 1, "timeout": 10})
+    fair, lease = pool(alias), Lease()
+    one(alias)
+    fair.acquire(lease)
+    threading.Thread(target=lambda: (wait_for(fair.waiting), fair.release(lease))).start()
+    value(alias, "SELECT 1")
+    assert fair.longest_wait == fair.wait_seconds > 0
+
+
+@pytest.mark.parametrize("name", ["close", "_close"])
+def test_who_replaces_what_closes_is_asked(server, name):
+    alias = server.alias()
+    parked(alias)
+    kind = type(connections[alias])
+    original, called = getattr(kind, name), []
+
+    def mine(self):
+        called.append(name)
+        return original(self)
+
+    with mock.patch.object(kind, name, mine):
+        one(alias)
+    assert called == [name] and not pool(alias)._parked
+
+
 @pytest.mark.parametrize("when", ["after the other began to wait", "while it is about to"])
 def test_who_waits_gets_what_is_parked_at_that_moment(when):
     """Who parks looks for waiters after it, and who waits looks for what is parked: one of them sees it."""
