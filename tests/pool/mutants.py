@@ -94,6 +94,8 @@ MUTANTS = {
     "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        if self._parked", "        if self._parked")]),
 }  # fmt: skip
 ONLY = {
+    "P13": "",
+    "P14": "",
     "T3": "",
     "P3": "",
     "P5": "",
