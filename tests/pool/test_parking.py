@@ -294,8 +294,9 @@ def test_one_whose_taker_was_interrupted_is_found_when_its_owner_has_gone():
 
 
 def test_who_goes_on_with_it_is_its_holder_whatever_thread_parked_it():
-    fair, lease = pipes(1, 2), Lease()
-    in_thread(lambda: (fair.acquire(lease), fair.park(lease)))
+    fair, lease, owner = pipes(1, 2), Lease(), mock.Mock(allow_thread_sharing=False)
+    owner._djorm_open_for = lambda lease: Pipe()
+    in_thread(lambda: (lease.renew(), fair.acquire(lease, owner), fair.park(lease)))
     assert fair.resume(lease) and lease.thread is threading.current_thread()
     fair.reap()
     assert fair.lent() == [lease]
