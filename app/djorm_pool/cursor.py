@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from .lease import PREVIOUS, here
+from .lease import PREVIOUS
 from .release import cursor_closed
 
 
@@ -30,7 +30,7 @@ class Tracking:
 
     def _note(self, sql: Any) -> None:
         lease = self.lease
-        if lease is None:
+        if lease is None or self.wrapper._djorm_quiet:
             return
         flags = self.wrapper._djorm_driver.classify(sql)
         if flags & PREVIOUS:
@@ -61,8 +61,7 @@ class Tracking:
                 except ValueError:
                     pass
                 else:
-                    if getattr(here, "path", None) is None or lease.pool.by_statement:
-                        cursor_closed(self.wrapper, lease, self.cursor)
+                    cursor_closed(self.wrapper, lease, self.cursor)
 
     def detach(self) -> bool:
         """The lease ends while this cursor is open. False: unread rows are under way."""
@@ -103,18 +102,14 @@ class TrackedCursor(Tracking, _Around):
     __slots__ = ("__weakref__", "_ref", "cursor", "lease", "wrapper")
 
 
-def tracked(stock: type, driver: Any) -> type:
-    """The backend's own thin cursor wrapper, which tracks too: fewer layers around each statement."""
-    run, classify = stock.execute, driver.classify
+def tracked(stock: type) -> type:
+    """The backend's own thin cursor wrapper, which tracks too: one layer less around each statement."""
+    return type("TrackedCursor", (Tracking, stock), {"__doc__": tracked.__doc__})
 
-    class TrackedCursor(Tracking, stock):
-        def execute(self, query: Any, args: Any = None) -> Any:
-            lease = self.lease
-            if lease is not None:
-                if classify(query):
-                    self._note(query)
-                else:  # most
-                    lease.used = True
-            return run(self, query, args)
 
-    return TrackedCursor
+def track(cursor: Any, wrapper: Any, lease: Any) -> Any:
+    """This backend's cursor, tracked."""
+    stock, kind = wrapper._djorm_cursors
+    if type(cursor) is stock:
+        return kind(cursor.cursor, wrapper, lease)
+    return TrackedCursor(cursor, wrapper, lease)

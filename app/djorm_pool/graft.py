@@ -26,7 +26,7 @@ from django.db.utils import DatabaseErrorWrapper
 from django.utils.functional import cached_property
 
 from . import registry, release
-from .cursor import TrackedCursor, tracked
+from .cursor import track, tracked
 from .errors import PoolError, SessionStateLost
 from .lease import Lease
 
@@ -63,7 +63,7 @@ def graft(cls: type, driver: Any) -> None:
 def _cursors(cls: type, driver: Any) -> tuple[Any, Any]:
     """The class of the backend's cursors, where it is a thin wrapper, and the same with tracking."""
     stock = sys.modules[cls.__module__].CursorWrapper if driver.thin_cursors else None
-    return stock, stock and tracked(stock, driver)
+    return stock, stock and tracked(stock)
 
 
 def pool_options(self: Any) -> Any:
@@ -330,6 +330,7 @@ def _connect(original: Any) -> Any:
                 if again is not None:
                     lease = self._djorm_lease = again.lease
                     if lease.parked and again.pool.resume(lease):
+                        lease.path = release.current_path()
                         self.connection = lease.raw  # and the rest of the wrapper is as it left it
                     else:
                         _borrow_again(self, again)
@@ -403,12 +404,8 @@ def _init_connection_state(original: Any) -> Any:
 def _prepare_cursor(original: Any) -> Any:
     def _prepare_cursor(self: Any, cursor: Any) -> Any:
         lease = self._djorm_lease
-        if lease is not None and lease.raw is not None and not self._djorm_quiet:
-            stock, kind = self._djorm_cursors
-            if type(cursor) is stock:
-                cursor = kind(cursor.cursor, self, lease)
-            else:
-                cursor = TrackedCursor(cursor, self, lease)
+        if lease is not None and lease.raw is not None:
+            cursor = track(cursor, self, lease)
         return original(self, cursor)
 
     return _prepare_cursor

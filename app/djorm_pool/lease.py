@@ -17,14 +17,11 @@ PIN = 4  # the next statement may rely on it: no early release
 PREVIOUS = 8  # asks about the statement before it (LAST_INSERT_ID() and the like)
 WRITE = 16  # what it did can be asked about afterwards
 
-here = threading.local()  # .path: of the request that this thread serves, None where it serves none
-
 
 class Entry:
     """One physical connection. Times are monotonic seconds."""
 
     __slots__ = (
-        "autocommit",
         "born",
         "checked",
         "expires",
@@ -52,7 +49,6 @@ class Entry:
         self.ready = False  # session initialisation has been done
         self.suspect = False  # a sibling was found dead: ping before lending
         self.stamp: Any = None  # the driver's own
-        self.autocommit: Any = None  # a call that tells whether it is on, where the driver knows
         self.poll: Any = None
         if fd is not None and hasattr(select, "poll"):  # poll, not select: descriptors above 1023
             poller = select.poll()

@@ -27,7 +27,7 @@ from sqlalchemy.pool.base import _ConnDialect
 
 from .conf import Options
 from .errors import PoolFull, PoolTimeout
-from .lease import DIRTY, TX, Entry, Lease, OwnerRef, Watchdog, here
+from .lease import DIRTY, TX, Entry, Lease, OwnerRef, Watchdog
 
 logger = logging.getLogger("djorm.pool")
 
@@ -86,7 +86,6 @@ class FairPool(QueuePool):
         self._renews = bool(options.renew_file)
         self._stacks = options.leak_stack
         self._plain = options.reset != "always" and not options.echo
-        self.by_statement = options.release == "statement"
         self._parks = self._plain and self._auto and not self._stacks
         self._generation = 0
         self._renewal: tuple[int, int] | None = None
@@ -346,22 +345,18 @@ class FairPool(QueuePool):
             self._renew()
         lease.thread = threading.current_thread()  # first: see reap()
         if self._parked.pop(lease, self) is None:  # from here on nobody else looks at it
-            now, entry, record, heard = time.monotonic(), lease.entry, lease.record, self.dispatch
+            now, record, heard = time.monotonic(), lease.record, self.dispatch
             if not (
                 self._waiters
                 or self._orphans
-                or entry.suspect
-                or entry.generation != self._generation
-                or now >= entry.expires
-                or now - entry.used >= self._unpinged
                 or record.dbapi_connection is not lease.raw
-                or entry.poll(0)
+                or not self._plainly_fit(lease.entry, now)
                 or self._invalidate_time
                 or record._soft_invalidate_time
                 or heard.checkout
                 or heard.reset
             ):
-                lease.path, lease.since, lease.flags = getattr(here, "path", None), now, 0
+                lease.since, lease.flags = now, 0
                 lease.reclaimed = lease.used = lease.reported = lease.parked = False
                 lease.resumed += 1
                 if len(self._leases) - len(self._parked) > self.peak:
@@ -382,17 +377,12 @@ class FairPool(QueuePool):
             self._abort(lease)
 
     def may_park(self, lease: Lease) -> bool:
-        """Whether nothing has to be done with the connection when its lease ends."""
-        entry = lease.entry
-        return not (
-            self._waiters
-            or not self._parks
-            or entry.autocommit is None
-            or not entry.autocommit()
-            or entry.poll is None
-            or lease.fairy
-            or lease.record.dbapi_connection is not lease.raw
-            or self.dispatch.checkin
+        """Whether the connection can stay with a lease that ends."""
+        return (
+            not self._waiters
+            and self._parks
+            and lease.entry.poll is not None
+            and self._came_back_plain(lease)
         )
 
     def park(self, lease: Lease) -> None:
@@ -508,7 +498,7 @@ class FairPool(QueuePool):
         if not self.limits:
             self.limits = self.driver.server_limits(raw) or {"known": False}
         entry = Entry(raw, self.driver.fileno(raw), generation, self._lifetime())
-        entry.stamp, entry.autocommit = self.driver.stamp(raw), self.driver.autocommit(raw)
+        entry.stamp = self.driver.stamp(raw)
         connection_record.entry = self._local.entry = entry
         self._open_entries.add(entry)
         self._count("created")
@@ -609,14 +599,7 @@ class FairPool(QueuePool):
         if proof:
             lease.flags |= TX
         record = lease.record
-        if (
-            self._plain
-            and not (
-                broken or lease.flags & (DIRTY | TX) or lease.cursors or lease.fairy or self.dispatch.checkin
-            )
-            and record.dbapi_connection is lease.raw
-            and not self.driver.in_transaction(lease.raw)
-        ):  # nothing to clean and nobody to tell
+        if not broken and self._came_back_plain(lease):
             entry = record.entry
             entry.used = time.monotonic()
             entry.lends += 1
@@ -625,6 +608,15 @@ class FairPool(QueuePool):
             self._do_return_conn(record, lease)
         else:
             self._finish(lease, broken)
+
+    def _came_back_plain(self, lease: Lease) -> bool:
+        """There is nothing to clean and nobody to tell: so it is after almost every request."""
+        return (
+            self._plain
+            and not (lease.flags & (DIRTY | TX) or lease.cursors or lease.fairy or self.dispatch.checkin)
+            and lease.record.dbapi_connection is lease.raw
+            and not self.driver.in_transaction(lease.raw)
+        )
 
     def _finish(self, lease: Lease, broken: bool = False) -> None:
         record = lease.record

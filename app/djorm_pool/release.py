@@ -20,31 +20,32 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .errors import SessionStateLost
-from .lease import DIRTY, PIN, TX, WRITE, Lease, here
+from .lease import DIRTY, PIN, TX, WRITE, Lease
 
+_here = threading.local()
 _stock_close = BaseDatabaseWrapper.close
 
 
 def request_started(environ: Any = None, scope: Any = None, **kwargs: Any) -> None:
     """Receiver: this thread serves a request now."""
-    here.path = (environ or {}).get("PATH_INFO") or (scope or {}).get("path") or ""
+    _here.path = (environ or {}).get("PATH_INFO") or (scope or {}).get("path") or ""
 
 
 def request_finished(**kwargs: Any) -> None:
     """Receiver: and no more."""
-    here.path = None
+    _here.path = None
 
 
 def current_path() -> str | None:
     """The path of the request that this thread serves; None where it serves none."""
-    return getattr(here, "path", None)
+    return getattr(_here, "path", None)
 
 
 def early(options: Any) -> bool:
     """Whether a wrapper on this thread gives back as soon as nothing depends on the connection."""
     if options.release == "statement":
         return True
-    if getattr(here, "path", None) is not None:
+    if getattr(_here, "path", None) is not None:
         return False
     return threading.current_thread() is not threading.main_thread()
 
@@ -70,8 +71,6 @@ def park(self: Any, lease: Lease) -> bool:
         or self._thread_sharing_count
         or self._thread_ident != get_ident()
         or self.connection is not raw
-        or lease.flags & (DIRTY | TX)
-        or lease.cursors
         or lease.broken
         or type(self).close is not _stock_close
         or type(self)._close is not type(self)._djorm_close

@@ -173,7 +173,7 @@ def test_a_node_that_is_behind_is_not_read_after_a_reload_of_the_proxy(reads):
     late, *fit = others(nodes)
     with Stopped(late):
         wait_for(lambda: with_sessions(nodes, "replicas") == fit)
-        said = proxy.must("python3", "-c", RELOADED, late.name).split("\n")
+        said = proxy.must("timeout", "60", "python3", "-c", RELOADED, late.name).split("\n")
         assert said[0] and not [word for word in said if word.startswith("UP")], said
         read.more()
     wait_for(lambda: late in with_sessions(nodes, "replicas"))

@@ -262,9 +262,6 @@ class Pipes(Driver):
     def fileno(self, raw):
         return raw.ends[0]
 
-    def autocommit(self, raw):
-        return lambda: True
-
     def in_transaction(self, raw):
         return False
 

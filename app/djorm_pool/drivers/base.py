@@ -77,12 +77,6 @@ class Driver:
         """Something of the connection that `alive` compares later."""
         return None
 
-    def autocommit(self, raw: Any) -> Any:
-        """A call that tells whether autocommit is on and so no transaction open, without a round trip; or
-        None.
-        """
-        return None
-
     def alive(self, entry: Any) -> bool:
         """Without a round trip, where there is no descriptor to poll."""
         return True

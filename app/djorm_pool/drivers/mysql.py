@@ -106,9 +106,6 @@ class MySQLDriver(Driver):
         # with autocommit on, only a raw BEGIN opens one, and that is seen in the statement's text
         return not raw.get_autocommit()
 
-    def autocommit(self, raw: Any) -> Any:
-        return raw.get_autocommit
-
     def ping(self, raw: Any) -> None:
         raw.ping()
 
