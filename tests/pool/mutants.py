@@ -91,7 +91,7 @@ MUTANTS = {
     "P14": ("whatever_thread_parked", [("pool.py", "        lease.thread = threading.current_thread()  # first: see reap()\n", "")]),
     "P15": ("replaces_what_closes", [("release.py", "        or type(self).close is not _stock_close\n        or type(self)._close", "        or type(self)._close")]),
     "P11": ("idle_by_every_count", [("pool.py", "        return len(self._leases) - len(self._parked)\n", "        return len(self._leases)\n")]),
-    "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        if self._parked", "        if self._parked")]),
+    "P12": ("renew_file_changed", [("pool.py", "        if self._renews:\n            self._renew()\n        lease.thread", "        lease.thread")]),
 }  # fmt: skip
 ONLY = {
     "P13": "",
